@@ -1,0 +1,1 @@
+"""Fills, costs, metrics and baselines. Pure: no storage, no network, no clock."""

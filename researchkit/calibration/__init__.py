@@ -1,0 +1,1 @@
+"""Probabilities that mean what they say. Pure: no storage, no network, no clock."""

@@ -1,0 +1,1 @@
+"""Pages and the application. No statistics of its own."""

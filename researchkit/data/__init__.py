@@ -1,0 +1,1 @@
+"""Vendor bytes, raw zone, lake, quality, pins, catalog, archive. No strategy and no statistics here."""

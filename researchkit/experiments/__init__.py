@@ -1,0 +1,1 @@
+"""Feature store, runs, trials, warehouse, campaign and evidence. No pages here."""

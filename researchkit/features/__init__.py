@@ -1,0 +1,1 @@
+"""Point-in-time features and their replay. Pure: no storage, no network, no clock."""

@@ -1,0 +1,1 @@
+"""Job specifications and the runner that executes notebooks. No pages here."""

@@ -1,0 +1,1 @@
+"""Demo and verification. No pages here."""

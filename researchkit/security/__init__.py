@@ -1,0 +1,1 @@
+"""Identity, keys, policy, ledger and durable writes. No market data here."""
