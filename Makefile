@@ -11,6 +11,7 @@ UV := .uv/bin/uv
 # One environment for every process: see nbs/foundation/04_settings.ipynb.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+export UV_SYSTEM_CERTS := true
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export JUPYTER_PLATFORM_DIRS := 1
@@ -62,9 +63,9 @@ test: check system notebooks tests ## everything that must always hold (CI runs 
 check: format lint layers types drift ## format, lint, layers, types, drift
 
 format: $(VENV)/.dev
-	@$(BIN)/ruff format --check -q . && echo "format: clean"
+	@$(BIN)/ruff format --check -q nbs papermill_jobs tests environments setup.py && echo "format: clean"
 lint: $(VENV)/.dev
-	@$(BIN)/ruff check -q . && echo "lint: clean"
+	@$(BIN)/ruff check -q researchkit nbs papermill_jobs tests environments setup.py && echo "lint: clean"
 layers: $(VENV)/.dev
 	@$(BIN)/pytest tests/house/test_layers.py
 types: $(VENV)/.dev

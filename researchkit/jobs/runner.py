@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import JobError, not_found
 from .spec import Job
 from ..settings import environment
 
+if TYPE_CHECKING:
+    from researchkit.experiments.runs import Run
+    from researchkit.workspace import Workspace
+
 # %% auto #0
-__all__ = ['Progress', 'parameters_of', 'Executed', 'execute']
+__all__ = ['Progress', 'parameters_of', 'Executed', 'execute', 'execute_here', 'Done', 'run']
 
 # %% ../../nbs/jobs/02_runner.ipynb #run07
 @contextmanager
@@ -138,3 +140,101 @@ def execute(
         finally:
             papermill_engines._engines.pop(engine, None)
     return Executed(output, None)
+
+# %% ../../nbs/jobs/02_runner.ipynb #run25
+@contextmanager
+def _environ(more: Mapping[str, str]) -> Iterator[None]:
+    """Add variables to this process's environment, and take them away again."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _run_cells(nb: Any, progress: Progress) -> str | None:
+    """Run every code cell of `nb` in one shell; return the failure, if any, as cell number and cause."""
+    from execnb.shell import CaptureShell
+    from nbformat.notebooknode import from_dict
+
+    shell = CaptureShell(mpl_format=None)
+    try:
+        for i, cell in enumerate(nb.cells):
+            progress(i, len(nb.cells))
+            if cell.cell_type == "code" and cell.source.strip():
+                cell.outputs = [from_dict(output) for output in shell.run(cell.source)]
+                if shell.exc is not None:
+                    return f"cell {i + 1}: {type(shell.exc).__name__}: {shell.exc}"
+    finally:
+        shell.close()
+    return None
+
+# %% ../../nbs/jobs/02_runner.ipynb #run26
+def execute_here(
+    job: Job,
+    output: Path,  # where the executed notebook goes
+    *,
+    parameters: Mapping[str, Any],  # names the notebook declares
+    env: Mapping[str, str],  # set while it runs
+    progress: Progress = lambda done, of: None,
+) -> Executed:
+    """Execute `job` in this process, without raising for a failing cell."""
+    import nbformat
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    given = _checked(job, parameters)
+    nb = parameterize_notebook(load_notebook_node(str(job.notebook)), given)
+    with _environ(env):
+        failure = _run_cells(nb, progress)
+    nbformat.write(nb, output)
+    return Executed(output, failure and f"{job.notebook.name}, {failure}")
+
+# %% ../../nbs/jobs/02_runner.ipynb #run32
+@dataclass(frozen=True)
+class Done:
+    """A finished job."""
+
+    job: str
+    run: str  # the trial's id
+    archived: str  # path of the executed notebook in the archive
+
+
+def _keep(ws: Workspace, trial: Run, path: Path) -> str:
+    """Put the executed notebook into the archive and on the trial's record; return its path there."""
+    from researchkit.data.archive import notebook_hash
+
+    kept = ws.archive.put(path, day=trial.day, job=trial.job, run=trial.id, name="executed.ipynb")
+    trial.notebook(kept, logical=notebook_hash(path))
+    return kept.path
+
+
+def run(
+    ws: Workspace,
+    job: Job,
+    *,
+    parameters: Mapping[str, Any] | None = None,  # override the job's and the notebook's own
+    executing: Callable[..., Executed] = execute,  # or `execute_here`
+    progress: Progress = lambda done, of: None,
+) -> Done:  # JobError names notebook, cell and cause, after all is kept
+    """Run one job as a trial."""
+    given = _checked(job, dict(parameters or {}))
+    trial = ws.runs.start(job.words, hypothesis=job.hypothesis, job=job.name, parameters=given)
+    env = {"RESEARCHKIT_WORKSPACE": str(ws.root), "RESEARCHKIT_RUN": trial.id}
+    scratch = ws.root / "tmp" / f"job-{trial.id}"
+    scratch.mkdir(parents=True)
+    try:
+        done = executing(job, scratch / job.notebook.name, parameters=given, env=env, progress=progress)
+        archived = _keep(ws, trial, done.path) if done.path.is_file() else ""
+        if done.failure is not None:
+            trial.fail(done.failure)
+            raise JobError(f"job {job.name} stopped: {done.failure} (run {trial.id[:8]})")
+        trial.finish()
+        return Done(job.name, trial.id, archived)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -17,12 +17,13 @@ from ..backtest.fills import Fill, Result
 
 if TYPE_CHECKING:
     from researchkit.calibration.forecast import FitResult
+    from researchkit.experiments.screens import Screen
     from researchkit.labels.barriers import Payoff
     from researchkit.labels.walkforward import Folds
 
 # %% auto #0
-__all__ = ['Entries', 'for_sessions', 'Forecast', 'honest', 'peek', 'Challenger', 'baseline', 'lineup', 'Screen', 'screen',
-           'cuts']
+__all__ = ['Entries', 'for_sessions', 'Forecast', 'honest', 'peek', 'Challenger', 'baseline', 'lineup', 'stale_symbols',
+           'screens', 'cuts']
 
 # %% ../../nbs/operations/01_challengers.ipynb #chl07
 @dataclass(frozen=True)
@@ -172,80 +173,59 @@ def lineup(
     costs: Costs,
     slow: int = 200,  # the baseline's
     leverage: float = 1.3,
+    reversed_symbols: list[str] | None = None,  # what the reversal trades; None: everything
 ) -> tuple[Challenger, ...]:  # four
     """The four challengers of the demo, in the order of the table."""
     from researchkit.backtest.baselines import leveraged, reversal_signals
 
     held = baseline(slow)
+
+    def reversal(bars: pl.DataFrame) -> pl.DataFrame:
+        return reversal_signals(bars, symbols=reversed_symbols)
+
     return (
         Challenger("honest", "calibrated entry probabilities", lambda b: honest(b, rule, costs=costs).signals, "next_close"),
         Challenger("peek", "reads one bar past its own fill", peek, "next_close"),
         Challenger("leverage", f"the baseline, {leverage} times", lambda b: leveraged(held.signals(b), leverage), "next_close"),
-        Challenger("stale_open", "one-day reversal at the recorded open", reversal_signals, "next_open"),
+        Challenger("stale_open", "one-day reversal at the recorded open", reversal, "next_open"),
     )
 
+# %% ../../nbs/operations/01_challengers.ipynb #chl26b
+def stale_symbols(
+    bars: pl.DataFrame,  # BARS: the open years
+    *,
+    share: float = 0.05,  # of a symbol's opens
+) -> list[str] | None:  # sorted; None if there are none
+    """Name the symbols whose opens repeat the previous close too often."""
+    from researchkit.data.quality import stale_opens
+
+    rates = stale_opens(bars).group_by("symbol").agg(pl.mean("stale")).filter(pl.col("stale") > share)
+    return sorted(rates["symbol"].to_list()) or None
+
 # %% ../../nbs/operations/01_challengers.ipynb #chl31
-@dataclass(frozen=True)
-class Screen:
-    """The answer to one question about one challenger."""
-
-    strategy: str
-    screen: str  # replay, tradable, resized
-    passed: bool
-    reason: str  # one sentence
-
-
-def _replay(
-    challenger: Challenger,
-    bars: pl.DataFrame,
-    cuts: list[datetime],  # decision times at which history is cut
-) -> Screen:
-    """Ask whether a signal changes when the future does."""
-    from researchkit.errors import LookAheadError
-    from researchkit.features.replay import replay
-
-    try:
-        report = replay(challenger.signals, bars, cuts=cuts)
-    except LookAheadError as error:
-        return Screen(challenger.name, "replay", False, f"knows the future: {error}")
-    return Screen(challenger.name, "replay", True, f"{report.cells:,} values equal with and without their future")
-
-
-def _tradable(challenger: Challenger, bars: pl.DataFrame, result: Result) -> Screen:
-    """Ask whether it was filled where nobody could trade."""
-    from researchkit.backtest.auditor import audit, require_tradable
-    from researchkit.errors import LookAheadError
-
-    audit(result, bars)
-    try:
-        found = require_tradable(result, bars)
-    except LookAheadError as error:
-        return Screen(challenger.name, "tradable", False, str(error))
-    return Screen(challenger.name, "tradable", True, f"{found.fills:,} fills at prices that could be traded")
-
-# %% ../../nbs/operations/01_challengers.ipynb #chl32
-def _resized(challenger: Challenger, result: Result, held: Result) -> Screen:
-    """Ask whether anything is left at the baseline's volatility."""
-    from researchkit.inference.difference import compare
-
-    found = compare(result.equity["net"].to_numpy(), held.equity["net"].to_numpy())
-    if found.resized:
-        words = "the baseline resized: scaled to the baseline's volatility, nothing is left"
-        return Screen(challenger.name, "resized", False, words)
-    words = f"differs from the baseline: {found.mean_annual:+.2%} a year at equal volatility on the open years"
-    return Screen(challenger.name, "resized", True, words)
-
-
-def screen(
+def screens(
     challenger: Challenger,
     bars: pl.DataFrame,  # BARS with Float64 prices: the open years
     *,
     result: Result,  # of the challenger
     held: Result,  # of the baseline
     cuts: list[datetime],  # decision times at which history is cut
-) -> list[Screen]:  # replay, tradable, resized: all three, whatever the first says
-    """Put a challenger through the three screens."""
-    return [_replay(challenger, bars, cuts), _tradable(challenger, bars, result), _resized(challenger, result, held)]
+) -> list[Screen]:  # all three, whatever the first says
+    """Put a challenger through replay, tradable price and equal volatility."""
+    from researchkit.backtest.auditor import audit, require_tradable
+    from researchkit.experiments.screens import REPLAY, TRADABLE, not_resized, screen
+    from researchkit.features.replay import replay
+    from researchkit.inference.difference import compare
+
+    def tradable() -> object:
+        audit(result, bars)
+        return require_tradable(result, bars)
+
+    return [
+        screen(REPLAY, lambda: replay(challenger.signals, bars, cuts=cuts, name=challenger.name)),
+        screen(TRADABLE, tradable),
+        not_resized(compare(result.equity["net"].to_numpy(), held.equity["net"].to_numpy())),
+    ]
 
 # %% ../../nbs/operations/01_challengers.ipynb #chl34
 def cuts(

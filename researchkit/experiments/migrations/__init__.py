@@ -1,0 +1,1 @@
+"""Revisions of the warehouse, in the order they run."""
