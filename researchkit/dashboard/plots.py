@@ -16,7 +16,7 @@ from ..views.diagrams import STAGE_COLOURS
 from ..views.style import COLOURS, GREY, INK
 
 # %% auto #0
-__all__ = ['ROLLING', 'colours_of', 'holoviews', 'performance']
+__all__ = ['ROLLING', 'colours_of', 'holoviews', 'performance', 'reliability', 'figures_of']
 
 # %% ../../nbs/dashboard/04_plots.ipynb #dpl07
 def colours_of(
@@ -147,3 +147,54 @@ def performance(
             plot = _lines(frames, value, label=label, title=title, colours=colours, percent=percent, height=height)
             drawn.append(_band(sealed, plot).opts(hooks=[_dress]))
     return hv.Layout(drawn).opts(shared_axes=True, merge_tools=False, toolbar="right").cols(1)
+
+# %% ../../nbs/dashboard/04_plots.ipynb #dpl20
+def _stage(part: pl.DataFrame, colour: str, title: str) -> Any:
+    """Draw one curve with its consistency band and the diagonal."""
+    from hvplot.plotting.core import hvPlotTabularPolars
+
+    hv = holoviews()
+    rate = "how often it happened"
+    shared = {"x": "forecast probability", "responsive": True, "height": 330}
+    data = part.rename({"p": "forecast probability", "rate": rate})
+    band = hvPlotTabularPolars(data)(kind="area", y="low", y2="high", color=GREY, alpha=0.25, line_width=0, hover=False, **shared)
+    tips = [("forecast", "@{forecast probability}{0.000}"), ("happened", f"@{{{rate}}}{{0.000}}"), ("forecasts", "@n")]
+    line = hvPlotTabularPolars(data)(kind="line", y=rate, color=colour, line_width=2, hover_cols=["n"], hover_tooltips=tips, **shared)
+    diagonal = hv.Curve([(0, 0), (1, 1)], "forecast probability", rate).opts(color=GREY, line_width=1)
+    limits = {"xlim": (0, 1), "ylim": (0, 1), "title": title, "ylabel": rate, "show_legend": False}
+    return (band.redim(low=rate) * diagonal * line).opts(hooks=[_dress], **limits)
+
+
+def _made(part: pl.DataFrame, colour: str) -> Any:
+    """Draw how often each forecast was made."""
+    hv = holoviews()
+    edges = [*part["left"].to_list(), part["right"][-1]]
+    bars = hv.Histogram((edges, part["n"].to_numpy()), kdims="forecast probability", vdims="forecasts")
+    return bars.opts(color=colour, alpha=0.55, line_color="white", responsive=True, height=120, xlim=(0, 1), hooks=[_dress], title="")
+
+
+def reliability(
+    report: Calibration,  # as it was stored
+    *,
+    fold: int = -1,  # -1: all folds together
+) -> Any:  # a HoloViews layout of two by two
+    """Draw reliability before and after calibration, and how often each forecast was made."""
+    top, below = [], []
+    for stage, colour in STAGE_COLOURS.items():
+        here = (pl.col("stage") == stage) & (pl.col("fold") == fold)
+        curve, bins, score = (frame.filter(here) for frame in (report.curves, report.bins, report.scores))
+        if curve.is_empty():
+            raise ValueError(f"fold must be one of {report.scores['fold'].unique().sort().to_list()}, got {fold}")
+        words = f"{stage}: Brier {score['brier'][0]:.4f}, miscalibration {score['mcb'][0]:.4f}"
+        top.append(_stage(curve, colour, words))
+        below.append(_made(bins, colour))
+    return holoviews().Layout([*top, *below]).opts(shared_axes=True, merge_tools=False, toolbar=None).cols(2)
+
+# %% ../../nbs/dashboard/04_plots.ipynb #dpl24
+def figures_of(
+    equities: Mapping[str, pl.DataFrame],  # strategy → EQUITY
+) -> pl.DataFrame:  # a column a strategy, a row a figure
+    """Lay the usual figures of some strategies side by side."""
+    said = {name: metrics.summary(e).words() for name, e in equities.items()}
+    rows = next(iter(said.values()), {})
+    return pl.DataFrame({"": list(rows)} | {name: [words[r] for r in rows] for name, words in said.items()})

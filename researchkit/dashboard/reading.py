@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import sqlalchemy as sa
 
-from ..errors import ResearchKitError, not_found
+from ..errors import not_found
 from ..frames import INSTANT
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['PAGE', 'runs_page', 'Case', 'cases', 'campaigns', 'is_educational', 'Stream', 'newest_streams', 'equities',
-           'at_equal_volatility', 'Calibration', 'reports', 'calibration', 'Record', 'record', 'mirror', 'executed',
-           'why_not']
+__all__ = ['PAGE', 'runs_page', 'Case', 'cases', 'campaigns', 'is_educational', 'sealed_days', 'Stream', 'newest_streams',
+           'equities', 'at_equal_volatility', 'Calibration', 'reports', 'calibration', 'Record', 'record', 'mirror',
+           'executed', 'why_not']
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd09
 PAGE = 100  # rows of any list
@@ -59,10 +60,24 @@ def runs_page(
     if page < 0:
         raise ValueError(f"page must be at least 0, got {page}")
     rows = _ask(warehouse, _RUNS, archived=int(archived), rows=PAGE, first=page * PAGE)
-    names = ("id", "job", "title", "status", "reason", "hypothesis", "principal", "pin", "strategies", "mlflow_run", "archive_path")
+    names = (
+        "id",
+        "job",
+        "title",
+        "status",
+        "reason",
+        "hypothesis",
+        "principal",
+        "pin",
+        "strategies",
+        "mlflow_run",
+        "archive_path",
+    )
     kinds = dict.fromkeys(names, pl.String) | {"started_ns": pl.Int64, "ended_ns": pl.Int64}
     frame = pl.DataFrame([[r[n] for n in kinds] for r in rows], schema=kinds, orient="row")
-    return frame.with_columns(pl.col("started_ns", "ended_ns").cast(INSTANT).name.map(lambda n: n.removesuffix("_ns")))
+    return frame.with_columns(
+        pl.col("started_ns", "ended_ns").cast(INSTANT).name.map(lambda n: n.removesuffix("_ns"))
+    )
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd14
 @dataclass(frozen=True)
@@ -113,6 +128,18 @@ def is_educational(
     """Say whether the newest campaign is about DEMO: indices that nobody can trade."""
     rows = _ask(warehouse, "SELECT body FROM campaigns ORDER BY number DESC LIMIT 1")
     return any(s["table"].startswith("DEMO/") for r in rows for s in json.loads(r["body"])["sealed"])
+
+def sealed_days(
+    warehouse: Warehouse,
+) -> tuple[datetime, datetime] | None:  # first and last instant, without a zone; None: nothing was ever sealed
+    """Say which span of time the newest campaign had sealed."""
+    rows = _ask(warehouse, "SELECT body FROM campaigns ORDER BY number DESC LIMIT 1")
+    parts = [s for r in rows for s in json.loads(r["body"])["sealed"]]
+    if not parts:
+        return None
+    ends = min(s["start"] for s in parts), max(s["end"] for s in parts)
+    first, last = (datetime.fromtimestamp(ns // 10**9, UTC).replace(tzinfo=None) for ns in ends)
+    return first, last
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd21
 _STREAMS = """
@@ -254,7 +281,11 @@ def mirror(
     except MlflowException as e:
         return {"run": row["mlflow_run"], "problem": str(e)}
     said = {"run": run.info.run_id, "name": run.info.run_name, "status": run.info.status}
-    return said | {"parameters": dict(run.data.params), "metrics": dict(run.data.metrics), "tags": len(run.data.tags)}
+    return said | {
+        "parameters": dict(run.data.params),
+        "metrics": dict(run.data.metrics),
+        "tags": len(run.data.tags),
+    }
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd36
 def executed(
@@ -268,7 +299,7 @@ def executed(
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd40
 def why_not(
-    error: ResearchKitError,
+    error: Exception,
 ) -> str:  # HTML, escaped
     """Show a refusal where the thing would have stood."""
     from researchkit.views.cards import card

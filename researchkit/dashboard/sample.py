@@ -33,7 +33,9 @@ def sessions(
     n: int = SESSIONS,
 ) -> pl.Series:  # ts_known, one a weekday
     """List the first `n` weekdays from 2011 on, each by the instant at which it is over."""
-    days = pl.datetime_range(datetime(2011, 1, 4, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), "1d", eager=True)
+    days = pl.datetime_range(
+        datetime(2011, 1, 4, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC), "1d", eager=True
+    )
     return days.filter(days.dt.offset_by("-1d").dt.weekday() <= 5).head(n).cast(INSTANT).alias("ts_known")
 
 
@@ -96,9 +98,16 @@ def notebook(
 ) -> bytes:  # nbformat 4 JSON
     """Write an executed notebook with one cell of prose and one of code."""
     said = [{"output_type": "stream", "name": "stdout", "text": f"{title}: 756 sessions\n"}]
-    prose = {"cell_type": "markdown", "id": "one", "metadata": {}, "source": f"# {title}\n\nMade of invented numbers."}
+    prose = {
+        "cell_type": "markdown",
+        "id": "one",
+        "metadata": {},
+        "source": f"# {title}\n\nMade of invented numbers.",
+    }
     code = {"cell_type": "code", "id": "two", "metadata": {}, "execution_count": 1}
-    code |= {"source": "import researchkit\n\nws = researchkit.open()\nws.bars(pin).tail(3)  # exact prices, point in time"}
+    code |= {
+        "source": "import researchkit\n\nws = researchkit.open()\nws.bars(pin).tail(3)  # exact prices, point in time"
+    }
     body = {"cells": [prose, {**code, "outputs": said if outputs is None else outputs}], "metadata": {}}
     return json.dumps({**body, "nbformat": 4, "nbformat_minor": 5}).encode()
 
@@ -138,7 +147,9 @@ def log_runs(
     jobs["challengers"] = ("four ideas that want its place", [n for n in history if n != "baseline"])
     trials = {}
     for job, (title, names) in jobs.items():
-        with runs.start(title, job=job, hypothesis="H-1", parameters={"seed": 7, "costs": {"bps": 1.0}}) as run:
+        with runs.start(
+            title, job=job, hypothesis="H-1", parameters={"seed": 7, "costs": {"bps": 1.0}}
+        ) as run:
             for name in names:
                 run.log(strategy=name, result=history[name])
                 trials[name] = run.id
@@ -156,7 +167,12 @@ EVIDENCE = {
     "leverage": ("not the baseline resized", "leverage removed, nothing is left: at equal volatility it is the baseline, p = 1"),
     "stale_open": ("tradable price", "filled at opens equal to the previous close on 71 % of 3,214 fills: nobody could trade there"),
 }  # fmt: skip
-NAIVE = {"honest": "no", "peek": "yes, after 252 sessions", "leverage": "no", "stale_open": "yes, after 252 sessions"}
+NAIVE = {
+    "honest": "no",
+    "peek": "yes, after 252 sessions",
+    "leverage": "no",
+    "stale_open": "yes, after 252 sessions",
+}
 
 
 def hold_campaign(
@@ -180,7 +196,9 @@ def hold_campaign(
     ws.gate.screen("honest", [Screen(RESIZED, True, "something of its own remains")], trial=trials["honest"])
     edge = equities["baseline"]["ts_known"].cast(pl.Int64)
     years = Sealed("ab" * 32, "DEMO/ohlcv-1d", int(edge[-sealed - 1]), int(edge[-1]) + 1)
-    campaign = ws.gate.register(Registration("demo", (entrant("honest"),), entrant("baseline"), (years,)), trials=trials)
+    campaign = ws.gate.register(
+        Registration("demo", (entrant("honest"),), entrant("baseline"), (years,)), trials=trials
+    )
     ws.gate.open_seal(campaign)
     ws.gate.decide(campaign, equities={n: equities[n] for n in ("baseline", "honest")}, naive=NAIVE)
     for name, screen in screens.items():
@@ -194,7 +212,9 @@ def fill(
 ) -> Runs:  # to log more with
     """Fill a workspace with invented runs and a campaign, once."""
     if ws.warehouse.count("trials"):
-        raise ValueError(f"the sample belongs into an empty workspace, this one has {ws.warehouse.count('trials')} trials")
+        raise ValueError(
+            f"the sample belongs into an empty workspace, this one has {ws.warehouse.count('trials')} trials"
+        )
     runs, equities = _runs(ws, mlflow=mlflow), strategies()
     trials = log_runs(runs, equities)
     hold_campaign(ws, equities, trials=trials)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['SAMPLE_DAYS', 'When', 'Holdings', 'Files', 'Lake']
+__all__ = ['SAMPLE_DAYS', 'When', 'Holdings', 'Files', 'OpenedLake', 'LakeReader', 'Lake']
 
 # %% ../../nbs/data/17_lake.ipynb #lak07
 _DAY_NS = 86_400_000_000_000
@@ -155,12 +155,8 @@ class Files:
         self._checked.add((path, row["sha256"]))
 
 # %% ../../nbs/data/17_lake.ipynb #lak13
-SAMPLE_DAYS = 30
-When = str | date | datetime | int | None
-
-
-class Lake(Holdings):
-    """Tables of exact prices, read through the door and written once."""
+class OpenedLake(Holdings):
+    """The catalog, the index and the files of one lake."""
 
     def __init__(
         self,
@@ -189,17 +185,6 @@ class Lake(Holdings):
             raise not_found("table", resource.table, self.tables()["table"])
         return self.catalog.load_table(resource.identifier)
 
-    def ingest(
-        self,
-        raw_sha256: str,  # an object in the raw zone
-        *,
-        context: Context,
-        published: datetime | None = None,  # UTC; when a correction could first be had
-    ) -> Ingest:
-        """Bring a raw object into its table, once."""
-        parts = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
-        return ingest(raw_sha256, context=context, published=published, **parts)  # type: ignore[arg-type]
-
     def reconcile(self, table: str, *, context: Context) -> int:
         """Complete the index after a kill; how many commits it had missed."""
         resource = parse_table(table)
@@ -217,6 +202,14 @@ class Lake(Holdings):
         if len(name) >= 8 and len(found := [i for i in ids if i.startswith(name)]) == 1:
             return str(found[0])
         raise not_found("pin", name, (r["name"] for r in self._registry.rows("SELECT name FROM pin_names")))
+
+# %% ../../nbs/data/17_lake.ipynb #lak33
+SAMPLE_DAYS = 30
+When = str | date | datetime | int | None
+
+
+class LakeReader(OpenedLake):
+    """Scans under the door."""
 
     def scan(
         self,
@@ -285,6 +278,21 @@ class Lake(Holdings):
         return source(
             request, Access(self.folder, lambda: paths, admit, lambda p: self.files.check(p, pin_id), span)
         )
+
+# %% ../../nbs/data/17_lake.ipynb #lak36
+class Lake(LakeReader):
+    """Tables of exact prices, read through the door and written once."""
+
+    def ingest(
+        self,
+        raw_sha256: str,  # an object in the raw zone
+        *,
+        context: Context,
+        published: datetime | None = None,  # UTC; when a correction could first be had
+    ) -> Ingest:
+        """Bring a raw object into its table, once."""
+        parts = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
+        return ingest(raw_sha256, context=context, published=published, **parts)  # type: ignore[arg-type]
 
     def verify(self, table: str | None = None) -> list[Finding]:
         """Check the hash of every data file, of one table or of all; nothing is handed out."""

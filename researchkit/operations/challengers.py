@@ -231,8 +231,11 @@ def screens(
 def cuts(
     bars: pl.DataFrame,  # BARS
     n: int = 3,
+    *,
+    after: datetime | None = None,  # the first decision that matters; None: the middle of the sessions
 ) -> list[datetime]:  # decision times
-    """Spread `n` cuts over the second half of the sessions."""
+    """Spread `n` cuts evenly over the sessions after a decision."""
     sessions = bars["ts_known"].unique().sort()
-    at = [sessions.len() * (2 * n + 1 + 2 * i) // (4 * n + 2) for i in range(n)]
-    return [sessions[i] for i in at]
+    first = sessions.len() // 2 if after is None else int(sessions.search_sorted(after, side="left"))
+    left = sessions.len() - first
+    return sorted({sessions[first + left * (2 * i + 1) // (2 * n)] for i in range(n)})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['last_finished', 'kept_frame', 'Study', 'latest_study', 'kept_bytes', 'sealed_parts', 'registration', 'whole_pin',
+__all__ = ['last_finished', 'kept_frame', 'Study', 'latest_study', 'kept_bytes', 'Delivered', 'delivered', 'registration',
            'naive_answers']
 
 # %% ../../nbs/operations/02_programme.ipynb #prg07
@@ -115,19 +115,25 @@ def kept_bytes(ws: Workspace, trial: str, name: str, *, strategy: str) -> bytes:
     return ws.archive.get(row["archive_path"], row["sha256"])
 
 # %% ../../nbs/operations/02_programme.ipynb #prg16
-def sealed_parts(
+@dataclass(frozen=True)
+class Delivered:
+    """What the ingest job put into the raw zone."""
+
+    opened: tuple[str, ...]  # SHA-256 of the objects that everybody works on
+    sealed: tuple[Sealed, ...]  # objects that only a registered campaign may open
+
+
+def delivered(
     ws: Workspace,
-    pin: Pin,  # the version the challengers were made on
-) -> tuple[Sealed, ...]:
-    """Name the sealed objects that continue the tables of a pin; WorkspaceError if there are none."""
+) -> Delivered:  # by the newest finished ingest; WorkspaceError if it sealed nothing
+    """Find out what was delivered last."""
     from researchkit.experiments.registration import Sealed
 
-    tables = {t.table for t in pin.tables}
-    noted = json.loads(kept_bytes(ws, last_finished(ws.warehouse, "ingest")["id"], "sealed.json", strategy="data"))
-    found = tuple(Sealed(**part) for part in noted if part["table"] in tables)
-    if not found:
-        raise WorkspaceError(f"pin '{pin.name}': nothing is sealed for {', '.join(sorted(tables))}; history decides nothing")
-    return found
+    trial = last_finished(ws.warehouse, "ingest")["id"]
+    noted = json.loads(kept_bytes(ws, trial, "objects.json", strategy="data"))
+    if not noted["sealed"]:
+        raise WorkspaceError("nothing was sealed at ingest, and history that was looked at decides nothing")
+    return Delivered(tuple(noted["open"]), tuple(Sealed(**part) for part in noted["sealed"]))
 
 
 def _source(notebook: Path) -> str:
@@ -158,22 +164,9 @@ def registration(
         name=name,
         challengers=tuple(entrant(n, "challengers", dict(study.parameters) | rule.get(n, {})) for n in study.passed),
         baseline=entrant("baseline", "baseline", study.parameters),
-        sealed=sealed_parts(ws, pin),
+        sealed=delivered(ws).sealed,
         rule=Rule(margin=margin),
     )
-
-# %% ../../nbs/operations/02_programme.ipynb #prg20
-def whole_pin(
-    ws: Workspace,
-    name: str,  # "open-and-sealed"
-    before: Pin,  # the version the challengers were made on
-) -> Pin:
-    """Pin the tables of `before` as they are now."""
-    if name in ws.pins.names():
-        found: Pin = ws.pins.get(name)
-        return found
-    made: Pin = ws.pins.create(name, [t.table for t in before.tables])
-    return made
 
 # %% ../../nbs/operations/02_programme.ipynb #prg23
 def naive_answers(

@@ -12,7 +12,7 @@ from researchkit.experiments.warehouse import Warehouse, read_equity
 from researchkit.frames import EQUITY, logical_hash
 from researchkit.security.ledger import Ledger
 
-WORK = '''
+WORK = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,7 +53,7 @@ sealed = Sealed("ab" * 32, "DEMO/ohlcv-1d", start, start + 10**18)
 campaign = gate.register(Registration("kills", (entrants["honest"],), entrants["baseline"], (sealed,)))
 gate.open_seal(campaign)
 print(gate.decide(campaign, equities=whole)[0].verdict)
-'''
+"""
 
 SITES = ("migration", "run", "archive", "warehouse", "entry", "campaign")
 
@@ -81,12 +81,16 @@ def undisturbed(tmp_path_factory):
 
 
 def _state(folder):
-    warehouse, ledger = Warehouse(f"sqlite:///{folder / 'warehouse.db'}"), Ledger(f"sqlite:///{folder / 'ledger.db'}")
+    warehouse, ledger = (
+        Warehouse(f"sqlite:///{folder / 'warehouse.db'}"),
+        Ledger(f"sqlite:///{folder / 'ledger.db'}"),
+    )
     ledger.verify()
     finished = [r for r in warehouse.rows("trials", status="finished")]
     streams = sorted(r["hash"] for r in warehouse.rows("streams"))
     equities = {
-        (t["title"], logical_hash(read_equity(warehouse, t["id"], strategy=t["title"]), EQUITY)) for t in finished
+        (t["title"], logical_hash(read_equity(warehouse, t["id"], strategy=t["title"]), EQUITY))
+        for t in finished
     }
     verdicts = [json.loads(r["body"]) for r in warehouse.rows("verdicts")]
     numbers = [(v["verdict"], v["numbers"]) for v in verdicts]
@@ -115,7 +119,10 @@ def test_killed_and_run_again(site, instant, undisturbed, tmp_path):
 def test_killed_between_ledger_and_warehouse_of_a_campaign(n, undisturbed, tmp_path):
     reference, hits = undisturbed
     assert hits["campaign:before"] == 3
-    environ = {"RESEARCHKIT_KILL_COUNT": str(tmp_path / "count"), "RESEARCHKIT_KILL_AT": f"campaign:before:{n}"}
+    environ = {
+        "RESEARCHKIT_KILL_COUNT": str(tmp_path / "count"),
+        "RESEARCHKIT_KILL_AT": f"campaign:before:{n}",
+    }
     assert _work(tmp_path, **environ).returncode == -9
     assert _work(tmp_path).returncode == 0
     assert _state(tmp_path) == _state(reference)
