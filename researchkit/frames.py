@@ -13,8 +13,8 @@ import polars as pl
 from .errors import SchemaError
 
 # %% auto #0
-__all__ = ['INSTANT', 'EXACT', 'PRICE', 'DType', 'BARS', 'TRADES', 'QUOTES', 'FEATURES', 'LABELS', 'PROBABILITIES', 'SIGNALS',
-           'FILLS', 'EQUITY', 'Schema', 'check', 'floats', 'logical_hash', 'conform']
+__all__ = ['INSTANT', 'EXACT', 'PRICE', 'DType', 'Columns', 'BARS', 'TRADES', 'QUOTES', 'FEATURES', 'LABELS', 'PROBABILITIES',
+           'SIGNALS', 'FILLS', 'EQUITY', 'Schema', 'check', 'floats', 'logical_hash', 'conform']
 
 # %% ../nbs/foundation/02_frames.ipynb #frm07
 INSTANT = pl.Datetime("ns", "UTC")
@@ -23,6 +23,7 @@ PRICE = (EXACT, pl.Float64)
 
 # %% ../nbs/foundation/02_frames.ipynb #frm09
 DType = pl.DataType | type[pl.DataType]
+Columns = dict[str, DType | tuple[DType, ...]]
 
 
 @dataclass(frozen=True)
@@ -30,58 +31,62 @@ class Schema:
     """Columns, key and null rules of one kind of frame."""
 
     name: str  # what people call it: "bars"
-    columns: dict[str, DType | tuple[DType, ...]]  # in contract order; a tuple lists the types allowed
+    columns: Columns  # in contract order; a tuple lists the types allowed
     key: tuple[str, ...]  # sorted by these, and unique in them
     nullable: frozenset[str] = field(default_factory=frozenset)  # columns that may be null
     open_ended: bool = False  # further Float64 columns, nullable, may follow
 
 # %% ../nbs/foundation/02_frames.ipynb #frm11
-_OHLC = {name: PRICE for name in ("open", "high", "low", "close")}
-_TICK: dict[str, DType | tuple[DType, ...]] = {
+_OHLC: Columns = dict.fromkeys(("open", "high", "low", "close"), PRICE)
+_TICK: Columns = {
     "ts_event": INSTANT, "symbol": pl.String, "sequence": pl.UInt32, "ordinal": pl.UInt64,
     "ts_recv": INSTANT, "ts_known": INSTANT, "ts_published": INSTANT,
     "price": PRICE, "size": pl.UInt32, "side": pl.String, "flags": pl.UInt8,
 }  # fmt: skip
-_QUOTE = {"bid_px": PRICE, "ask_px": PRICE, "bid_sz": pl.UInt32, "ask_sz": pl.UInt32}
+_QUOTE: Columns = {"bid_px": PRICE, "ask_px": PRICE, "bid_sz": pl.UInt32, "ask_sz": pl.UInt32}
 
 BARS = Schema(
     "bars",
-    {"ts_event": INSTANT, "symbol": pl.String, "ts_known": INSTANT, "ts_published": INSTANT}
-    | _OHLC | {"volume": pl.UInt64},
+    {"ts_event": INSTANT, "symbol": pl.String, "ts_known": INSTANT, "ts_published": INSTANT, **_OHLC, "volume": pl.UInt64},
     key=("ts_event", "symbol"),
-)  # fmt: skip
+)
 TRADES = Schema("trades", _TICK, key=("ts_event", "symbol", "sequence", "ordinal"), nullable=frozenset({"price"}))
 QUOTES = Schema("quotes", _TICK | _QUOTE, key=TRADES.key, nullable=frozenset({"price", "bid_px", "ask_px"}))
 
 # %% ../nbs/foundation/02_frames.ipynb #frm13
-_DECISION: dict[str, DType | tuple[DType, ...]] = {"ts_known": INSTANT, "symbol": pl.String}
+_DECISION: Columns = {"ts_known": INSTANT, "symbol": pl.String}
 
 
-def _floats(*names: str) -> dict[str, DType | tuple[DType, ...]]:
+def _floats(*names: str) -> Columns:
     """Type each name as `Float64`."""
     return dict.fromkeys(names, pl.Float64)
 
 
 FEATURES = Schema("features", _DECISION, key=("ts_known", "symbol"), open_ended=True)
 LABELS = Schema(
-    "labels", _DECISION | {"ts_end": INSTANT, "label": pl.Int8, "weight": pl.Float64}, key=("ts_known", "symbol")
+    "labels", {**_DECISION, "ts_end": INSTANT, "label": pl.Int8, "weight": pl.Float64}, key=("ts_known", "symbol")
 )
 PROBABILITIES = Schema(
     "probabilities",
-    _DECISION | {"kind": pl.String} | _floats("p_raw", "p") | {"fold": pl.Int32},
+    {**_DECISION, "kind": pl.String, **_floats("p_raw", "p"), "fold": pl.Int32},
     key=("ts_known", "symbol", "kind"),
 )
-SIGNALS = Schema("signals", _DECISION | _floats("target"), key=("ts_known", "symbol"))
+SIGNALS = Schema("signals", {**_DECISION, **_floats("target")}, key=("ts_known", "symbol"))
 _COSTS = ("commission", "spread", "slippage", "impact", "borrow")
 FILLS = Schema(
     "fills",
-    {"ts_event": INSTANT, "symbol": pl.String, "order": pl.Int64}
-    | _floats("quantity", "price", *_COSTS) | {"reason": pl.String},
+    {
+        "ts_event": INSTANT,
+        "symbol": pl.String,
+        "order": pl.Int64,
+        **_floats("quantity", "price", *_COSTS),
+        "reason": pl.String,
+    },
     key=("ts_event", "symbol", "order"),
-)  # fmt: skip
+)
 EQUITY = Schema(
     "equity",
-    {"ts_known": INSTANT} | _floats("cash", "position_value", "equity", "gross", "net", "turnover", "costs"),
+    {"ts_known": INSTANT, **_floats("cash", "position_value", "equity", "gross", "net", "turnover", "costs")},
     key=("ts_known",),
 )
 

@@ -95,7 +95,7 @@ def path_of(
     key: str,  # a URL field: "raw_url"
 ) -> Path:  # absolute
     """The local path that a `file:`, `sqlite:` or `embedded:` URL means."""
-    url = getattr(settings, key)
+    url: str = getattr(settings, key)
     scheme, _, rest = url.partition(":")
     if scheme not in ("file", "sqlite", "embedded") or not rest.strip("/"):
         raise SettingsError(f"{key} names no local path: '{url}'")
@@ -122,7 +122,7 @@ def find_workspace(
         return Path(named if named is not None else environ["RESEARCHKIT_WORKSPACE"]).expanduser().absolute()
     here = Path(start if start is not None else Path.cwd()).absolute()
     for folder in (here, *here.parents):
-        if (folder / "VERSION").is_file() and (folder / "ledger.db").exists() or (folder / FILE).is_file():
+        if (folder / FILE).is_file() or ((folder / "VERSION").is_file() and (folder / "keys").is_dir()):
             return folder
     return here / "workspace"
 

@@ -236,9 +236,10 @@ class Tried(Data):
         """Starts, joins and ends runs."""
         from researchkit.experiments.runs import Runs
 
-        parts = {"warehouse": self.warehouse, "archive": self.archive, "ledger": self.ledger}
         return Runs(
-            **parts,
+            warehouse=self.warehouse,
+            archive=self.archive,
+            ledger=self.ledger,
             context=Context(self.principal),
             tier=self.settings.tier,
             tracking_url=database_of(self.settings, "tracking_url"),
@@ -297,8 +298,13 @@ class Workspace(Tried):
         """Screens, registers, opens and decides."""
         from researchkit.experiments.campaign import Gate
 
-        parts = {"warehouse": self.warehouse, "ledger": self.ledger, "policy": self.policy}
-        return Gate(**parts, context=self.context, tier=self.settings.tier)
+        return Gate(
+            warehouse=self.warehouse,
+            ledger=self.ledger,
+            policy=self.policy,
+            context=self.context,
+            tier=self.settings.tier,
+        )
 
     @cached_property
     def features(self) -> FeatureStore:

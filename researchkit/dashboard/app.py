@@ -20,7 +20,7 @@ __all__ = ['TITLES', 'build', 'start', 'serve']
 # %% ../../nbs/dashboard/07_app.ipynb #dap08
 TITLES = ("Verdict", "Performance", "Calibration", "Runs", "Archive", "Ledger")
 _TABS = """
-.bk-header{border-bottom:1px solid #c6cfd8!important} .bk-tab{font:600 14px Inter,'Segoe UI',system-ui,'Liberation Sans',Arial,sans-serif!important;
+.bk-header{border-bottom:1px solid #c6cfd8!important} .bk-tab{font:600 14px Inter,'Segoe UI','Helvetica Neue',Arial,sans-serif!important;
 padding:9px 16px!important;color:#66727f!important;border:0!important;background:none!important}
 .bk-tab.bk-active{color:#1f2933!important;box-shadow:inset 0 -3px #0072b2}
 """
@@ -69,7 +69,7 @@ def build(
 def _rules(origin: str) -> dict[str, str]:
     """The headers of every answer."""
     policy = (
-        "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "default-src 'none'; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         f"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws://{origin}; worker-src 'self' blob:; "
         "frame-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )

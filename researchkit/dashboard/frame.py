@@ -62,12 +62,12 @@ def clean(
 # %% ../../nbs/dashboard/02_frame.ipynb #dfr13
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 _LOOK = """
-body{margin:0;padding:18px 26px;font:14px/1.55 'Inter','Segoe UI',system-ui,'Liberation Sans',Arial,sans-serif;color:#1f2933;background:#fff}
+body{margin:0;padding:18px 26px;font:14px/1.55 Inter,'Segoe UI','Helvetica Neue',Arial,sans-serif;color:#1f2933;background:#fff}
 h1{font-size:22px;margin:.2em 0 .5em} h2{font-size:17px;margin:1.2em 0 .4em} h3{font-size:15px} p{margin:.5em 0}
 pre,code{font:12.5px/1.5 'JetBrains Mono','SF Mono',Menlo,'DejaVu Sans Mono',monospace} pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
 .jp-InputArea,.input{display:flex;gap:10px} .jp-OutputArea-child,.output_area{display:flex;gap:10px}
 .highlight{background:#f6f8fa;border:1px solid #e4e9ee;border-radius:6px;padding:8px 12px;margin:.5em 0}
-.prompt{display:none} .anchor-link{display:none} img{max-width:100%}
+.inner_cell,.input,.input_area,.output_wrapper{width:100%} .prompt{display:none} .anchor-link{display:none} img{max-width:100%}
 .output_subarea{padding:2px 12px 6px;overflow-x:auto;width:100%} .output_stderr pre{background:#fdf3f0}
 .output_error pre,.output_text.output_error{color:#a33}
 table{border-collapse:collapse;font-size:12.5px;margin:.4em 0} th,td{padding:3px 10px;border-bottom:1px solid #edf0f3;text-align:right}

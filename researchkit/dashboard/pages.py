@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['TRADED', 'EQUAL', 'TABLE', 'RUN_COLUMNS', 'html', 'guarded', 'head', 'verdict_page', 'performance_page',
-           'calibration_page', 'Paged', 'runs_page', 'ArchivePage', 'ledger_page']
+__all__ = ['FLUSH', 'LEAD', 'TRADED', 'EQUAL', 'TABLE', 'RUN_COLUMNS', 'KINDS', 'LEDGER_COLUMNS', 'html', 'guarded', 'head',
+           'verdict_page', 'performance_page', 'calibration_page', 'Paged', 'runs_page', 'ArchivePage', 'ledger_page']
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg08
 def html(
@@ -45,14 +46,16 @@ def guarded(
     except (ResearchKitError, ValueError, SQLAlchemyError) as e:
         return html(reading.why_not(e))
 
+FLUSH = (4, 14, 8, 0)  # widgets stand flush with the text
+
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg11
 def head(ws: Workspace) -> Any:
     """Say whose workspace this is, and what its word is worth."""
     from html import escape
 
     tier = ws.settings.tier
-    means = "a seat belt, not a boundary: its owner can take it off" if tier == "embedded" else "enforced by the gateway"
-    badges = [f'<span class="badge {"warn" if tier == "embedded" else ""}" title="{means}">tier: {escape(tier)}</span>']
+    means = "a seat belt, not a boundary" if tier == "embedded" else "enforced by the gateway"
+    badges = [f'<span class="badge {"warn" if tier == "embedded" else ""}">tier: {escape(tier)} · {means}</span>']
     if reading.is_educational(ws.warehouse):
         words = "educational: price indices that nobody can trade"
         badges.insert(0, f'<span class="badge warn">{words}</span>')
@@ -61,17 +64,27 @@ def head(ws: Workspace) -> Any:
     return html(f'<div class="head"><div class="brand">research<span>kit</span></div>{place}<div class="grow"></div>{"".join(badges)}</div>')
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg14
+LEAD = (
+    '<p class="lead">Does any idea beat the system that runs already? Research on history can refuse an idea; only data that were '
+    "sealed when it was registered can move anything. Open a row for its evidence.</p>"
+)
+
+
 def _told(ws: Workspace, campaign: str) -> str:
     """One campaign: in words, then as the table."""
     from html import escape
 
     state = ws.gate.status(campaign)
     c = state.campaign
-    opened = "still sealed" if state.opened is None else f"opened on ledger entry {state.opened.seq}"
+    entries = ", ".join(str(o.seq) for o in state.opened)
+    opened = f"opened on ledger entry {entries}" if entries else "not opened yet"
     names = ", ".join(e.strategy for e in c.registration.challengers)
     words = f"Registered to replace {c.registration.baseline.strategy}: {names}. Registration {c.id[:12]} on ledger entry {c.seq}, seal {opened}."
     note = f'<p class="dim">{escape(words)} {escape(state.late)}</p>'
-    return pieces.verdict_table(reading.cases(ws, campaign)) + note
+    found = reading.cases(ws, campaign)
+    counts = Counter(case.verdict for case in found)
+    said = " · ".join([f"{len(found)} challengers", *(f"{n} {word}" for word, n in counts.items())])
+    return f"<h2>{escape(said)}</h2>{LEAD}{pieces.verdict_table(found)}{note}"
 
 
 def verdict_page(ws: Workspace) -> Any:
@@ -81,13 +94,9 @@ def verdict_page(ws: Workspace) -> Any:
     known = reading.campaigns(ws.warehouse)
     if not known:
         return html('<p class="lead">No campaign has been registered yet. <code>researchkit demo</code> brings one to its end.</p>')
-    lead = (
-        '<p class="lead">Does any idea beat the system that runs already? Research on history can refuse an idea; only data that '
-        "were sealed when it was registered can move anything. Open a row for its evidence.</p>"
-    )
-    choice = pn.widgets.Select(name="campaign", options=known, width=340, visible=len(known) > 1)
+    choice = pn.widgets.Select(name="campaign", options=known, width=340, visible=len(known) > 1, margin=FLUSH)
     table = pn.bind(lambda campaign: guarded(lambda: html(_told(ws, campaign))), choice)
-    return pn.Column(html(lead), choice, table, sizing_mode="stretch_width")
+    return pn.Column(choice, table, sizing_mode="stretch_width")
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg17
 TRADED, EQUAL = "as traded", "at the baseline's volatility"
@@ -105,7 +114,7 @@ def _drawn(ws: Workspace, names: list[str], how: str) -> Any:
     sealed = days if days and last and last.replace(tzinfo=None) > days[0] else None
     figure = plots.performance(seen, colours=plots.colours_of(known), sealed=sealed)
     words = "" if sealed is None else "Grey: sealed while the strategies were made. "
-    words += f"{how}; at equal volatility the scale is known one session before it is used, and a resized baseline lies on the baseline."
+    words += "At the baseline's volatility every strategy is scaled by what was known one session earlier; the baseline resized lies on the baseline."
     return pn.Column(
         pn.pane.HoloViews(figure, sizing_mode="stretch_width", linked_axes=False),
         html(f'<p class="dim">{words}</p>'),
@@ -123,8 +132,8 @@ def performance_page(ws: Workspace) -> Any:
         return html('<p class="lead">No run has logged an equity curve yet: <code>run.log(result=…)</code>.</p>')
     entered = {v.challenger for v in ws.gate.status().verdicts} if reading.campaigns(ws.warehouse) else set(known)
     first = [n for n in known if n == "baseline" or n in entered] or list(known)[:3]
-    names = pn.widgets.CheckBoxGroup(options=list(known), value=first, inline=True)
-    how = pn.widgets.RadioButtonGroup(options=[TRADED, EQUAL] if "baseline" in known else [TRADED], value=TRADED)
+    names = pn.widgets.CheckBoxGroup(options=list(known), value=first, inline=True, margin=FLUSH)
+    how = pn.widgets.RadioButtonGroup(options=[TRADED, EQUAL] if "baseline" in known else [TRADED], value=TRADED, margin=FLUSH)
     figure = pn.bind(lambda n, h: guarded(lambda: _drawn(ws, list(n), h)), names, how)
     return pn.Column(pn.Row(names, pn.layout.HSpacer(), how, sizing_mode="stretch_width"), figure, sizing_mode="stretch_width")
 
@@ -136,8 +145,8 @@ def calibration_page(ws: Workspace) -> Any:
     known = reading.reports(ws.warehouse)
     if not known:
         return html('<p class="lead">No run has logged a calibration report yet: <code>run.log(calibration=…)</code>.</p>')
-    which = pn.widgets.Select(name="report", options=known, width=360)
-    fold = pn.widgets.Select(name="fold", options={"all folds": -1}, width=130)
+    which = pn.widgets.Select(name="report", options=known, width=360, margin=FLUSH)
+    fold = pn.widgets.Select(name="fold", options={"all folds": -1}, width=130, margin=FLUSH)
 
     def draw(chosen: tuple[str, str], number: int) -> Any:
         report = reading.calibration(ws, chosen[0], strategy=chosen[1])
@@ -164,23 +173,24 @@ class Paged:
         columns: dict[str, str],  # column → what its head says
         chosen: Callable[[dict[str, Any]], None] = lambda row: None,
         height: int = 330,
-        widths: dict[str, str] | None = None,  # head → width in the widget's words: "40%"
+        widths: dict[str, int] | None = None,  # head → pixels
     ) -> None:
         import panel as pn
 
-        self._ask, self._columns, self._chosen, self.page = ask, columns, chosen, 0
+        self._ask, self._columns, self._chosen, self.page, self._height = ask, columns, chosen, 0, height
         self.rows = pl.DataFrame()
         self.table = pn.widgets.Tabulator(
-            disabled=True, selectable=1, show_index=False, height=height, layout="fit_data_stretch", theme="simple",
+            disabled=True, selectable=1, show_index=False, layout="fit_data_stretch", theme="simple",
             sizing_mode="stretch_width", widths=widths or {}, stylesheets=[TABLE], margin=(4, 0),
         )  # fmt: skip
-        self.newer = pn.widgets.Button(name="‹ newer", width=84, button_style="outline")
-        self.older = pn.widgets.Button(name="older ›", width=84, button_style="outline")
+        self.newer = pn.widgets.Button(name="‹ newer", width=84, margin=FLUSH)
+        self.older = pn.widgets.Button(name="older ›", width=84, margin=FLUSH)
         self.words = html("", width=240, sizing_mode="fixed")
+        self.pager = pn.Row(self.newer, self.older, self.words)
         self.newer.on_click(lambda event: self.turn(-1))
         self.older.on_click(lambda event: self.turn(+1))
         self.table.param.watch(self._choose, "selection")
-        self.view = pn.Column(self.table, pn.Row(self.newer, self.older, self.words), sizing_mode="stretch_width")
+        self.view = pn.Column(self.table, self.pager, sizing_mode="stretch_width")
         self.turn(0)
 
     def turn(
@@ -192,10 +202,11 @@ class Paged:
         self.rows = self._ask(self.page)
         shown = self.rows.select(pl.col(c).map_elements(written, return_dtype=pl.String, skip_nulls=False).alias(n) for c, n in self._columns.items())
         self.table.selection = []
-        self.table.value = shown.to_pandas()
+        self.table.value, self.table.height = shown.to_pandas(), min(self._height, 31 * shown.height + 36)
         first = self.page * reading.PAGE
         self.words.object = f'<span class="dim">rows {first + 1:,} to {first + self.rows.height:,}, newest first</span>' if self.rows.height else '<span class="dim">nothing here</span>'
         self.newer.disabled, self.older.disabled = self.page == 0, self.rows.height < reading.PAGE
+        self.pager.visible = self.page > 0 or self.rows.height == reading.PAGE
 
     def _choose(self, event: Any) -> None:
         if event.new:
@@ -203,10 +214,11 @@ class Paged:
 
 
 TABLE = """
-.tabulator{font:13px Inter,'Segoe UI',system-ui,'Liberation Sans',Arial,sans-serif;border:0;border-top:1px solid #c6cfd8;background:#fff}
+.tabulator{font:13px Inter,'Segoe UI','Helvetica Neue',Arial,sans-serif;border:0;border-top:1px solid #c6cfd8;background:#fff}
 .tabulator .tabulator-header,.tabulator .tabulator-header .tabulator-col{background:#fff;color:#66727f;border-color:#c6cfd8;font-weight:600}
-.tabulator-row .tabulator-cell{border:0;padding:6px 12px 6px 4px}.tabulator-row{border-bottom:1px solid #edf0f3;cursor:pointer}
-.tabulator-row.tabulator-selected{background:#e3f0f8!important;color:#1f2933}
+.tabulator .tabulator-header .tabulator-col,.tabulator-row .tabulator-cell{border-right:0!important}
+.tabulator .tabulator-row .tabulator-cell{overflow:hidden;text-overflow:ellipsis;padding:7px 12px 7px 4px}.tabulator .tabulator-row{border-bottom:1px solid #edf0f3;cursor:pointer}
+.tabulator .tabulator-row.tabulator-selected{background:#e3f0f8!important;color:#1f2933}
 """
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg26
@@ -225,7 +237,7 @@ def _run_facts(record: reading.Record) -> str:
     copied = {"run": said.get("run"), "problem": said.get("problem"), "name": said.get("name"), "status": said.get("status"),
               "parameters": len(said.get("parameters", ())), "metrics": len(said.get("metrics", ())), "tags": said.get("tags", 0)} if said else {"run": "not copied to MLflow"}  # fmt: skip
     wide = record.metrics.pivot(on="strategy", index="name", values="value") if record.metrics.height else record.metrics
-    stored = pl.DataFrame([{k: a[k] for k in ("strategy", "name", "bytes", "sha256")} for a in record.artifacts])
+    stored = pl.DataFrame([{"strategy": a["strategy"], "name": a["name"], "bytes": a["bytes"], "SHA-256": f"{a['sha256'][:16]}…"} for a in record.artifacts])
     parts = [("Warehouse", pieces.facts({k: v for k, v in plain.items() if v not in (None, "")})), ("MLflow", pieces.facts({k: v for k, v in copied.items() if v is not None}))]
     parts += [("Metrics", pieces.small_table(wide))] if wide.height else []
     parts += [("Artifacts, stored once in the archive", pieces.small_table(stored))] if stored.height else []
@@ -242,7 +254,7 @@ def runs_page(
     detail = pn.Column(html('<p class="dim">Choose a run.</p>'), sizing_mode="stretch_width")
 
     def chosen(row: dict[str, Any]) -> None:
-        button = pn.widgets.Button(name="open the executed notebook", button_type="primary", width=230, visible=row["archive_path"] is not None)
+        button = pn.widgets.Button(name="open the executed notebook", button_type="primary", width=230, margin=(14, 0, 4, 0), visible=row["archive_path"] is not None)
         button.on_click(lambda event: open_notebook(row["id"]))
         detail[:] = [button, guarded(lambda: html(_run_facts(reading.record(ws, row["id"]))))]
 
@@ -280,24 +292,35 @@ class ArchivePage:
         place = f"archive/{row['archive_path']} · SHA-256 {row['notebook_sha256'][:16]}…, as recorded"
         words = '<span class="dim">shown without scripts, links and outside pictures</span>'
         note = html(f'<div class="mono yes">{pieces.escape(place)}</div>{words}')
-        frame = pn.pane.HTML(shown, sizing_mode="stretch_width", height=640, styles={"border": "1px solid #c6cfd8", "border-radius": "6px", "overflow": "hidden"})
+        frame = pn.pane.HTML(shown, sizing_mode="stretch_width", height=680, margin=(4, 0), styles={"border": "1px solid #c6cfd8", "border-radius": "6px", "overflow": "hidden"})
         return pn.Column(note, frame, sizing_mode="stretch_width")
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg32
+KINDS = ("read", "denied", "ingest", "pin", "trial", "result", "notebook", "run", "screen", "registration", "seal opened", "verdict", "refusal")
+LEDGER_COLUMNS = {"seq": "entry", "when": "when (UTC)", "who": "who", "kind": "kind", "subject": "about", "what": "what"}
+
+
 def ledger_page(ws: Workspace) -> Any:
     """The last hundred entries of the ledger."""
     import panel as pn
 
     from researchkit.security.ledger import table
 
-    kinds = {"everything": None} | {k: k for k in ("read", "denied", "trial", "result", "run", "registration", "seal opened", "verdict", "refusal")}
-    kind = pn.widgets.Select(name="kind of entry", options=kinds, width=220)
-    columns = {"seq": "entry", "when": "when (UTC)", "who": "who", "kind": "kind", "subject": "about", "what": "what"}
+    kind = pn.widgets.Select(name="kind of entry", options={"everything": ""} | {k: k for k in KINDS}, width=220, margin=FLUSH)
+    detail = pn.Column(sizing_mode="stretch_width")
 
-    def draw(only: str | None) -> Any:
-        entries = ws.ledger.entries(kind=only, limit=reading.PAGE)
-        return Paged(lambda page: table(entries).reverse(), columns=columns, height=620).table
+    def chosen(row: dict[str, Any]) -> None:
+        entry = ws.ledger.entry(row["seq"])
+        said = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in entry.body.items()}
+        detail[:] = [html(f"<h4>Entry {entry.seq}</h4>{pieces.facts({**said, 'hash': entry.hash, 'hash of the entry before': entry.prev})}")]
+
+    def draw(only: str) -> Any:
+        entries = ws.ledger.entries(kind=only or None, limit=reading.PAGE)
+        shown = {"widths": {"about": 210, "what": 560}, "height": 520, "chosen": chosen}
+        return Paged(lambda page: table(entries).reverse(), columns=LEDGER_COLUMNS, **shown).table
 
     head = ws.ledger.head()
-    words = "The ledger is empty." if head is None else f"{head.seq:,} entries, each hashed over the one before; head {head.hash[:16]}… Check the chain with `researchkit verify`."
-    return pn.Column(html(f'<p class="lead">{pieces.escape(words)}</p>'), kind, pn.bind(lambda k: guarded(lambda: draw(k)), kind), sizing_mode="stretch_width")
+    words = "The ledger is empty." if head is None else f"{head.seq:,} entries, each hashed over the one before; the head is {head.hash[:16]}…"
+    lead = f'<p class="lead">{pieces.escape(words)} Check the chain with <code>researchkit verify</code>.</p>'
+    shown = pn.bind(lambda k: guarded(lambda: draw(k)), kind)
+    return pn.Column(html(lead), kind, shown, detail, sizing_mode="stretch_width")

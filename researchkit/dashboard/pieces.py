@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from researchkit.experiments.verdict import Numbers
 
 # %% auto #0
-__all__ = ['STYLE', 'pill', 'facts', 'checks', 'numbers', 'evidence', 'verdict_table', 'small_table']
+__all__ = ['STYLE', 'pill', 'facts', 'checks', 'numbers', 'interval', 'evidence', 'verdict_table', 'small_table']
 
 # %% ../../nbs/dashboard/05_pieces.ipynb #dpc07
 STYLE = """
-:host,body{font:14px/1.5 Inter,'Segoe UI',system-ui,'Liberation Sans',Arial,sans-serif;color:#1f2933}
+:host,body{font:14px/1.5 Inter,'Segoe UI','Helvetica Neue',Arial,sans-serif;color:#1f2933}
 *{box-sizing:border-box} p{margin:.35em 0} code,.mono{font:12px/1.5 'JetBrains Mono',Menlo,'DejaVu Sans Mono',monospace}
 .head{display:flex;align-items:center;gap:14px;flex-wrap:wrap}
 .brand{font-size:19px;font-weight:700;letter-spacing:-.02em}.brand span{color:#0072b2}
@@ -30,18 +30,23 @@ STYLE = """
 .badge{font-size:12px;padding:3px 11px;border-radius:12px;border:1px solid #d3dae1;color:#52606d;white-space:nowrap}
 .badge.warn{background:#fdf4e0;border-color:#e8c878;color:#7a5200}
 .lead{font-size:15px;color:#3e4c59;max-width:76em}
-.grid{display:grid;grid-template-columns:minmax(110px,.8fr) minmax(130px,1fr) minmax(125px,.8fr) minmax(300px,4.6fr)}
-.grid>.th{color:#66727f;font-size:12px;padding:6px 14px 6px 0;border-bottom:1px solid #c6cfd8}
-.case{grid-column:1/-1;border-bottom:1px solid #e4e9ee}
-.case summary{display:grid;grid-template-columns:subgrid;grid-column:1/-1;cursor:pointer;list-style:none;padding:11px 0;align-items:start}
-.case,.case summary{display:grid;grid-template-columns:inherit}.case summary>div{padding-right:14px}
+.grid{--cols:minmax(110px,.8fr) minmax(130px,1fr) minmax(125px,.8fr) minmax(300px,4.6fr)}
+.heads,.case summary{display:grid;grid-template-columns:var(--cols)}.heads>div,.case summary>div{padding-right:16px}
+.heads{color:#66727f;font-size:12px;padding:4px 0;border-bottom:1px solid #c6cfd8}.case{border-bottom:1px solid #e4e9ee}
+.case summary{cursor:pointer;list-style:none;padding:13px 0;align-items:baseline}
 .case summary:hover{background:#f6f8fa}.case summary::-webkit-details-marker{display:none}
 .name{font-weight:650}.name:before{content:'▸';color:#9aa5b1;display:inline-block;width:16px}.case[open] .name:before{content:'▾'}
-.why{color:#3e4c59}.more{grid-column:1/-1;padding:4px 14px 18px 16px}
+.range{position:relative;height:34px;margin:6px 0 2px;max-width:420px;border-bottom:1px solid #c6cfd8}
+.range i{position:absolute;bottom:0;width:1px;height:34px;background:#9aa5b1}.range i.margin{background:none;border-left:1px dashed #9aa5b1}
+.range b{position:absolute;bottom:11px;height:4px;border-radius:2px;background:#0072b2}
+.range u{position:absolute;bottom:7px;width:12px;height:12px;margin-left:-6px;border-radius:6px;background:#0072b2;border:2px solid #fff}
+.range span{position:absolute;top:100%;font-size:11px;color:#66727f;transform:translateX(-50%)}
+h2{font-size:20px;font-weight:650;letter-spacing:-.01em;margin:2px 0 2px}
+.why{color:#3e4c59}.more{padding:2px 14px 22px 16px}
 .pill{display:inline-block;font-size:12.5px;font-weight:650;padding:1px 11px;border-radius:11px;white-space:nowrap;border:1px solid}
 .moved{color:#00694d;background:#e2f4ee;border-color:#8fd0bb}.undecided{color:#00527f;background:#e3f0f8;border-color:#95c4e0}
 .not-moved,.not-screened{color:#8f3e00;background:#fcece1;border-color:#efb48c}.screened{color:#1f6f9c;background:#eaf5fc;border-color:#a9d5f0}
-.boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:14px 34px}
+.boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:10px 44px}
 h4{margin:10px 0 5px;font-size:12px;color:#66727f;font-weight:600}
 table{border-collapse:collapse;font-size:13px;width:100%}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}th{color:#66727f;font-weight:600;border-bottom:1px solid #c6cfd8}
@@ -93,6 +98,21 @@ def numbers(
         f"to show {m.margin:.0%}": needs,
     }
 
+# %% ../../nbs/dashboard/05_pieces.ipynb #dpc19
+def interval(
+    m: Numbers,
+) -> str:  # HTML
+    """Draw the edge with its bounds, against zero and the margin."""
+    reach = 1.1 * max(abs(m.low), abs(m.high), 2 * m.margin)
+
+    def at(value: float) -> str:
+        return f"{50 + 50 * value / reach:.2f}%"
+
+    bar = f'<b style="left:{at(m.low)};width:{50 * (m.high - m.low) / reach:.2f}%"></b><u style="left:{at(m.edge)}"></u>'
+    marks = f'<i style="left:50%"></i><i class="margin" style="left:{at(m.margin)}"></i>'
+    ends = "".join(f'<span style="left:{at(v)}">{v:+.1%}</span>' for v in (m.low, m.high))
+    return f'<div class="range">{marks}{bar}{ends}<span style="left:50%">0</span></div>'
+
 # %% ../../nbs/dashboard/05_pieces.ipynb #dpc13
 def evidence(
     case: Case,
@@ -101,9 +121,9 @@ def evidence(
     parts = []
     if case.decided is not None:
         v = case.decided
-        parts.append(f"<div><h4>Measured on the sealed sessions</h4>{facts(numbers(v.numbers))}</div>")
+        parts.append(f"<div><h4>Measured on the sealed sessions</h4>{interval(v.numbers)}<br>{facts(numbers(v.numbers))}</div>")
         claims = [(claim, shown, "shown" if shown else "not shown") for claim, shown in v.claims]
-        parts.append(f"<div><h4>Claims</h4>{checks(claims)}<h4>What `moved` needs</h4>{checks((c.name, c.held, c.words) for c in v.conditions)}</div>")
+        parts.append(f"<div><h4>Claims</h4>{checks(claims)}<h4>What “moved” needs</h4>{checks((c.name, c.held, c.words) for c in v.conditions)}</div>")
         behind = f"At least {v.streams} distinct return streams were tried before this look. Tier: {v.tier}."
         parts.append(f'<div><h4>Behind it</h4><p class="dim">{escape(behind)}</p></div>')
     if case.screens:
@@ -115,13 +135,14 @@ def verdict_table(
     cases: Iterable[Case],
 ) -> str:  # HTML
     """Show challenger, naive gate, verdict and reason; the evidence opens behind each row."""
-    heads = "".join(f'<div class="th">{h}</div>' for h in ("challenger", "naive gate", "researchkit", "why"))
+    cases = list(cases)
+    heads = "".join(f"<div>{h}</div>" for h in ("challenger", "naive gate", "researchkit", "why"))
     rows = "".join(
         f'<details class="case"><summary><div class="name">{escape(c.challenger)}</div><div>{escape(c.naive or "–")}</div>'
         f'<div>{pill(c.verdict)}</div><div class="why">{escape(c.reason)}</div></summary><div class="more">{evidence(c)}</div></details>'
         for c in cases
     )
-    return f'<div class="grid">{heads}{rows}</div>'
+    return f'<div class="grid"><div class="heads">{heads}</div>{rows}</div>'
 
 # %% ../../nbs/dashboard/05_pieces.ipynb #dpc16
 def small_table(

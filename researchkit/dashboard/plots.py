@@ -53,7 +53,7 @@ def holoviews() -> Any:  # the module
     return holoviews
 
 
-_FONT = "Inter, 'Segoe UI', system-ui, 'Liberation Sans', Arial, sans-serif"
+_FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
 def _dress(plot: Any, element: Any) -> None:
@@ -79,7 +79,6 @@ def _dress(plot: Any, element: Any) -> None:
         legend.background_fill_alpha = 0.75
         legend.label_text_font, legend.label_text_font_size = _FONT, "11.5px"
         legend.label_text_color, legend.spacing, legend.padding = INK, 1, 4
-        legend.click_policy = "mute"
 
 # %% ../../nbs/dashboard/04_plots.ipynb #dpl15
 def _number(percent: bool) -> Any:
@@ -93,12 +92,13 @@ def _lines(
     frames: Mapping[str, pl.DataFrame],
     value: str,  # column
     *,
-    label: str,  # of the vertical axis, with its unit; a name of its own, or axes would be shared
+    label: str,  # what the value is; a name of its own, or vertical axes would be shared
+    unit: str,  # written on the vertical axis
     title: str,
     colours: Mapping[str, str],
     percent: bool,
     height: int,
-    kind: str = "line",  # "line", or "step" for what happens at once
+    first: bool = False,  # the picture that carries the legend
 ) -> Any:  # a HoloViews element
     """Draw one line a strategy."""
     from hvplot.plotting.core import hvPlotTabularPolars
@@ -106,9 +106,8 @@ def _lines(
     data = _long(frames, value).rename({value: label})
     draw = hvPlotTabularPolars(data)
     drawn = draw(
-        x="session", y=label, by="strategy", kind=kind, color=[colours[n] for n in frames], line_width=1.6, title=title,
-        legend="top_left" if len(frames) > 1 else False, responsive=True, height=height, xlabel="", ylabel=label,
-        yformatter=_number(percent), grid=True, muted_alpha=0.08, tools=["hover"],
+        x="session", y=label, by="strategy", color=[colours[n] for n in frames], line_width=1.5, title=title,
+        legend="top" if first else False, responsive=True, height=height, xlabel="", ylabel=unit, yformatter=_number(percent), grid=True,
         hover_tooltips=[("session", "@session{%F}"), ("", "@strategy"), (label, f"@{{{label}}}{{{'0.00%' if percent else '0.00'}}}")],
     )  # fmt: skip
     return drawn
@@ -136,17 +135,18 @@ def performance(
     levels = {name: f.with_columns(pl.col("level") - 1.0) for name, f in falls.items()}
     sharpes = {name: metrics.rolling_sharpe(e, ROLLING) for name, e in equities.items()}
     parts = [
-        (levels, "level", "profit, % of capital", "Equity, after costs", True, 300),
-        (falls, "drawdown", "below peak, % of capital", "Drawdown", True, 170),
-        (sharpes, "sharpe", "Sharpe ratio a year", f"Rolling Sharpe ratio, {ROLLING} sessions", False, 190),
-        (equities, "net", "session, % of capital", "Daily profit and loss", True, 190),
+        (levels, "level", "profit", "Equity: profit after costs, additive", "% of capital", 320),
+        (falls, "drawdown", "drawdown", "Drawdown: below the highest point so far", "% of capital", 165),
+        (sharpes, "sharpe", "Sharpe ratio", f"Rolling Sharpe ratio of {ROLLING} sessions", "a year", 165),
+        (equities, "net", "daily result", "Daily profit and loss", "% of capital", 175),
     ]
     drawn = []
-    for frames, value, label, title, percent, height in parts:
+    for frames, value, label, title, unit, height in parts:
         if _long(frames, value).height:
-            plot = _lines(frames, value, label=label, title=title, colours=colours, percent=percent, height=height)
+            look = {"label": label, "unit": unit, "title": title, "percent": unit.startswith("%"), "height": height}
+            plot = _lines(frames, value, colours=colours, first=not drawn, **look)
             drawn.append(_band(sealed, plot).opts(hooks=[_dress]))
-    return hv.Layout(drawn).opts(shared_axes=True, merge_tools=False, toolbar="right").cols(1)
+    return hv.Layout(drawn).opts(shared_axes=True, merge_tools=True, autohide_toolbar=True).cols(1)
 
 # %% ../../nbs/dashboard/04_plots.ipynb #dpl20
 def _stage(part: pl.DataFrame, colour: str, title: str) -> Any:

@@ -90,7 +90,7 @@ def predictions_hash(
     model: Any,  # a classifier with predict_proba, or a calibrator with predict
     features: pl.DataFrame | None,  # FEATURES to ask a classifier about; a calibrator needs none
 ) -> str | None:  # 64 hexadecimal digits; None: a classifier without features cannot be asked
-    """Hash what a model says about the last rows of `features`, or a calibrator about a ladder of probabilities."""
+    """Hash what a classifier says about the last `features`, or a calibrator about a ladder of p."""
     if not hasattr(model, "predict_proba"):
         said = model.predict(np.linspace(0.005, 0.995, 199))
     elif features is not None and (rows := matrix(features)[-PROBE:]).size:
@@ -113,7 +113,7 @@ def model_artifact(
     return Artifact(name, "model", skops.io.dumps(model), predictions_hash(model, features))
 
 # %% ../../nbs/experiments/03_artifacts.ipynb #art17
-TRUSTED = ("researchkit.calibration.", "sklearn.")
+TRUSTED = ("researchkit.calibration.", "sklearn.", "numpy.dtype")
 
 
 def read_model(

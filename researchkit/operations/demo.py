@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ from ..jobs.runner import Executed, Progress, execute, run
 from ..jobs.spec import read
 
 if TYPE_CHECKING:
+    from researchkit.experiments.campaign import Gate
+    from researchkit.experiments.verdict import Numbers
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['Stream', 'stream', 'progress_line', 'Outcome', 'demo', 'next_commands', 'present']
+__all__ = ['Stream', 'stream', 'progress_line', 'Outcome', 'rows_of', 'behind', 'demo', 'next_commands', 'present']
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo07
 @dataclass(frozen=True)
@@ -118,10 +120,10 @@ class Outcome:
     stream: Stream
     workspace: Path
     table: list[dict[str, str]]  # challenger, naive, verdict, reason
+    behind: list[str]  # claims, conditions and census behind the verdict
     runs: dict[str, str]  # job → run
     notebooks: dict[str, str]  # job → executed notebook, relative to the archive
     denied: dict[str, Any]  # words, ledger entry
-    census: str  # trials and distinct streams
     ledger: str  # length and head
     checkpoint: str  # signed head, to keep elsewhere
 
@@ -135,6 +137,44 @@ def _parameters(of: Stream) -> dict[str, dict[str, Any]]:
     pin = {"pin": of.tag}
     told: dict[str, dict[str, Any]] = dict.fromkeys(("features", "baseline", "challengers"), pin)
     return told | {"ingest": {"source": of.source, **pin}, "campaign": {"name": of.tag, **pin}}
+
+# %% ../../nbs/operations/03_demo.ipynb #dmo15a
+def rows_of(
+    gate: Gate,
+    campaign: str,  # its name
+) -> list[dict[str, str]]:  # challenger, naive, verdict, reason: registered first, then refused
+    """Say in one line each what became of the challengers."""
+    numbers = {v.challenger: v.numbers for v in gate.status(campaign).verdicts}
+    rows = []
+    for row in gate.table(campaign).to_dicts():
+        refused = row["challenger"] not in numbers
+        said = row["reason"].partition(": ")[2] if refused else _measured(numbers[row["challenger"]])
+        rows.append({**row, "verdict": "refused" if refused else row["verdict"], "reason": said})
+    return rows
+
+
+def _measured(n: Numbers) -> str:
+    """What was measured, and what was needed."""
+    if n.resized:
+        return "the baseline resized: nothing is left at equal volatility"
+    edge = f"{n.edge:+.2%} ± {n.se:.2%} a year at equal volatility over {n.years:.1f} sealed years"
+    return f"{edge}; adjusted p {n.p_adjusted:.2g}, needed below {n.alpha:.2g}"
+
+
+def behind(
+    gate: Gate,
+    campaign: str,  # its name
+) -> list[str]:
+    """List the claims and conditions behind each verdict, and what these data could have shown."""
+    lines = []
+    for verdict in gate.status(campaign).verdicts:
+        n = verdict.numbers
+        lines += [f"{verdict.challenger}: {'shown' if shown else 'not shown'}: {claim}" for claim, shown in verdict.claims]
+        lines += [f"{verdict.challenger}: {'held' if c.held else 'failed'}: {c.name} ({c.words})" for c in verdict.conditions]
+        if n.detectable is not None and n.years_needed is not None:
+            could = f"these {n.years:.1f} years could show an edge of {n.detectable:.1%} a year (80 % power)"
+            lines.append(f"{verdict.challenger}: {could}; to show one of {n.margin:.0%} would take about {n.years_needed:,.0f} years")
+    return lines
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo16
 def demo(
@@ -161,11 +201,11 @@ def demo(
         return Outcome(
             stream=of,
             workspace=ws.root,
-            table=ws.gate.table(of.tag).to_dicts(),
+            table=rows_of(ws.gate, of.tag),
+            behind=[*behind(ws.gate, of.tag), repr(census(ws.warehouse))],
             runs={name: d.run for name, d in done.items()},
             notebooks={name: d.archived for name, d in done.items()},
             denied=_denied(ws, of.table),
-            census=repr(census(ws.warehouse)),
             ledger=f"{head.entries:,} entries, chain intact",
             checkpoint=ws.ledger.checkpoint(),
         )
@@ -190,41 +230,58 @@ def next_commands(
     }
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo21
+_COLOURS = {"moved": "bold green", "undecided": "yellow", "not moved": "red", "refused": "red"}
+
+
 def _verdicts(outcome: Outcome) -> Any:
     """The table of challengers."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.ROUNDED, show_lines=True, header_style="bold")
-    colours = {"moved": "bold green", "undecided": "yellow", "not moved": "red", "not screened": "red", "screened": "yellow"}
     for name in ("challenger", "naive gate", "researchkit", "why"):
         table.add_column(name, overflow="fold", no_wrap=name == "challenger")
     for row in outcome.table:
-        verdict = "refused" if row["verdict"] == "not screened" and ":" in row["reason"] else row["verdict"]
-        table.add_row(row["challenger"], row["naive"], f"[{colours[row['verdict']]}]{verdict}[/]", row["reason"])
+        style = _COLOURS.get(row["verdict"], "yellow")
+        table.add_row(row["challenger"], row["naive"], f"[{style}]{row['verdict']}[/]", escape(row["reason"]))
     return table
 
 
+def _head(of: Stream) -> Iterator[str]:
+    """What these data are, and are not."""
+    if of.educational:
+        yield "[bold]educational[/]: the S&P 500 and the NASDAQ Composite are price indices that nobody can trade;"
+        yield "their recorded opens are stale, so fills are at the next close"
+    yield f"data {of.table} · vendor hash: {of.vendor_hash} · tier: embedded, so nothing here can promote a system"
+
+
+def _places(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Where everything lies."""
+    root = outcome.workspace
+    yield "executed notebooks", str(root / "archive")
+    yield "the last one", str(root / "archive" / outcome.notebooks["campaign"])
+    yield "results", str(root / "warehouse.db")
+    yield "MLflow", str(root / "mlflow.db")
+    yield "ledger", f"{root / 'ledger.db'} ({outcome.ledger})"
+
+# %% ../../nbs/operations/03_demo.ipynb #dmo23
 def present(outcome: Outcome) -> None:
     """Print the outcome for people."""
     from rich.console import Console
     from rich.markup import escape
 
     console = Console()
-    console.print()
-    if outcome.stream.educational:
-        console.print("[bold]educational[/]: the S&P 500 and the NASDAQ Composite are price indices that nobody can trade; fills are at the next close")
-    console.print(f"data {outcome.stream.table} · vendor hash: {outcome.stream.vendor_hash} · tier: embedded, so nothing here can promote a system")
+
+    def part(title: str, lines: Iterable[str]) -> None:
+        console.print(f"\n[bold]{title}[/]" if title else "")
+        for line in lines:
+            console.print(line if not title else f"  {line}", soft_wrap=True)
+
+    part("", _head(outcome.stream))
     console.print(_verdicts(outcome))
-    console.print(outcome.census)
-    root, notebooks = outcome.workspace, outcome.notebooks
-    lies = {"executed notebooks": root / "archive", "the last one": root / "archive" / notebooks["campaign"], "warehouse": root / "warehouse.db",
-            "MLflow": root / "mlflow.db", "ledger": f"{root / 'ledger.db'} ({outcome.ledger})"}  # fmt: skip
-    console.print("\n[bold]where it lies[/]")
-    for name, place in lies.items():
-        console.print(f"  {name:<20} {escape(str(place))}", soft_wrap=True)
-    console.print(f"\n[bold]one denied read[/], ledger entry {outcome.denied['ledger_entry']}")
-    console.print("  " + escape(outcome.denied["words"]).replace("\n", "\n  "), soft_wrap=True)
-    console.print("\n[bold]what to type next[/]")
-    for command, words in next_commands(root).items():
-        console.print(f"  {command:<40} {words}", soft_wrap=True)
+    part("behind the verdict", (escape(line) for line in outcome.behind))
+    part("where it lies", (f"{name:<20}{escape(place)}" for name, place in _places(outcome)))
+    refusal = escape(outcome.denied["words"]).replace("\n", "\n  ")
+    part(f"one denied read, ledger entry {outcome.denied['ledger_entry']}", [refusal])
+    part("what to type next", (f"{command}\n      {words}" for command, words in next_commands(outcome.workspace).items()))
