@@ -67,7 +67,11 @@ class Context:
     def line(self) -> dict[str, Any]:
         """The context as a plain mapping, without what is not known."""
         body = asdict(self)
-        body["principal"] = {"name": self.principal.name, "roles": list(self.principal.roles), "source": self.principal.source}
+        body["principal"] = {
+            "name": self.principal.name,
+            "roles": list(self.principal.roles),
+            "source": self.principal.source,
+        }
         return {k: v for k, v in body.items() if v is not None}
 
 # %% ../nbs/foundation/03_context.ipynb #ctx20

@@ -47,10 +47,19 @@ _QUOTE: Columns = {"bid_px": PRICE, "ask_px": PRICE, "bid_sz": pl.UInt32, "ask_s
 
 BARS = Schema(
     "bars",
-    {"ts_event": INSTANT, "symbol": pl.String, "ts_known": INSTANT, "ts_published": INSTANT, **_OHLC, "volume": pl.UInt64},
+    {
+        "ts_event": INSTANT,
+        "symbol": pl.String,
+        "ts_known": INSTANT,
+        "ts_published": INSTANT,
+        **_OHLC,
+        "volume": pl.UInt64,
+    },
     key=("ts_event", "symbol"),
 )
-TRADES = Schema("trades", _TICK, key=("ts_event", "symbol", "sequence", "ordinal"), nullable=frozenset({"price"}))
+TRADES = Schema(
+    "trades", _TICK, key=("ts_event", "symbol", "sequence", "ordinal"), nullable=frozenset({"price"})
+)
 QUOTES = Schema("quotes", _TICK | _QUOTE, key=TRADES.key, nullable=frozenset({"price", "bid_px", "ask_px"}))
 
 # %% ../nbs/foundation/02_frames.ipynb #frm13
@@ -64,7 +73,9 @@ def _floats(*names: str) -> Columns:
 
 FEATURES = Schema("features", _DECISION, key=("ts_known", "symbol"), open_ended=True)
 LABELS = Schema(
-    "labels", {**_DECISION, "ts_end": INSTANT, "label": pl.Int8, "weight": pl.Float64}, key=("ts_known", "symbol")
+    "labels",
+    {**_DECISION, "ts_end": INSTANT, "label": pl.Int8, "weight": pl.Float64},
+    key=("ts_known", "symbol"),
 )
 PROBABILITIES = Schema(
     "probabilities",
@@ -146,7 +157,9 @@ def floats(
     frame: pl.DataFrame,  # bars, trades or quotes with exact prices
 ) -> pl.DataFrame:  # the same frame, decimals as Float64
     """Cast every `Decimal` column to `Float64`: the one door from the lake to the pure wing."""
-    return frame.with_columns(pl.col(n).cast(pl.Float64) for n, t in frame.schema.items() if isinstance(t, pl.Decimal))
+    return frame.with_columns(
+        pl.col(n).cast(pl.Float64) for n, t in frame.schema.items() if isinstance(t, pl.Decimal)
+    )
 
 # %% ../nbs/foundation/02_frames.ipynb #frm32
 def _column_bytes(
@@ -176,7 +189,9 @@ def logical_hash(
     extra = sorted(c for c in frame.columns if c not in schema.columns)
     columns = [c for c in schema.columns if c in frame.columns] + extra
     rows = frame.select(columns).sort(schema.key, maintain_order=True).rechunk()
-    rows = rows.with_columns(pl.when(pl.col(pl.Float64) == 0).then(0.0).otherwise(pl.col(pl.Float64)).name.keep())
+    rows = rows.with_columns(
+        pl.when(pl.col(pl.Float64) == 0).then(0.0).otherwise(pl.col(pl.Float64)).name.keep()
+    )
     digest = hashlib.sha256(f"{schema.name}:{rows.height}".encode())
     for name in columns:
         digest.update(f"|{name}:{rows.schema[name]}|".encode())

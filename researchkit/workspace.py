@@ -253,6 +253,7 @@ class Tried(Data):
         hypothesis: str | None = None,  # the idea it belongs to: "H-7"
     ) -> Run:
         """Join the job's run, or start one; every read from here to its end is counted under it."""
+        self.policy.require(self.principal, "run", self._joins or "interactive")
         joins = self._joins
         self._current = self.runs.join(joins) if joins else self.runs.start(title, hypothesis=hypothesis)
         return self._current
@@ -345,7 +346,9 @@ def describe(
     tables = ws.lake.tables()
     readable = [t for t in tables["table"] if ws.policy.decide(ws.principal, "read", t).allow]
     head = ws.ledger.head()
-    who = f"{ws.principal.name} ({', '.join(ws.principal.roles) or 'no role'}), known by {ws.principal.source}"
+    who = (
+        f"{ws.principal.name} ({', '.join(ws.principal.roles) or 'no role'}), known by {ws.principal.source}"
+    )
     return {
         "workspace": str(ws.root),
         "you": who,
@@ -379,7 +382,9 @@ def alone(
         with FileLock(ws.root / "tmp" / f"{what}.lock", timeout=0):
             yield
     except Timeout as e:
-        raise WorkspaceError(f"workspace {ws.root}: another {what} is running in it; wait for it or use --workspace") from e
+        raise WorkspaceError(
+            f"workspace {ws.root}: another {what} is running in it; wait for it or use --workspace"
+        ) from e
 
 # %% ../nbs/workspace/01_workspace.ipynb #wsp31
 def destroy(

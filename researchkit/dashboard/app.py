@@ -33,7 +33,9 @@ def build(
     import panel as pn
 
     places = [pn.Column(sizing_mode="stretch_width", min_height=500, margin=(12, 0)) for _ in TITLES]
-    tabs = pn.Tabs(*zip(TITLES, places, strict=True), dynamic=True, sizing_mode="stretch_width", stylesheets=[_TABS])
+    tabs = pn.Tabs(
+        *zip(TITLES, places, strict=True), dynamic=True, sizing_mode="stretch_width", stylesheets=[_TABS]
+    )
     archive: list[pages.ArchivePage] = []
 
     def open_archive() -> Any:
@@ -63,7 +65,12 @@ def build(
 
     tabs.param.watch(lambda event: look(event.new), "active")
     look(0)
-    return pn.Column(pages.head(ws), tabs, sizing_mode="stretch_width", styles={"max-width": "1440px", "margin": "0 auto", "padding": "14px 28px 40px"})
+    return pn.Column(
+        pages.head(ws),
+        tabs,
+        sizing_mode="stretch_width",
+        styles={"max-width": "1440px", "margin": "0 auto", "padding": "14px 28px 40px"},
+    )
 
 # %% ../../nbs/dashboard/07_app.ipynb #dap13
 def _rules(origin: str) -> dict[str, str]:
@@ -73,7 +80,11 @@ def _rules(origin: str) -> dict[str, str]:
         f"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws://{origin}; worker-src 'self' blob:; "
         "frame-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )
-    kept = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin"}
+    kept = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
     return {"Content-Security-Policy": policy, "X-Frame-Options": "DENY", **kept}
 
 
@@ -105,7 +116,13 @@ def start(
         raise ValueError(f"port must lie between 0 and 65535, got {port}")
     pn.extension("tabulator")
     word, title = secrets.token_urlsafe(18), f"researchkit · {ws.root.name}"
-    given = {"address": "127.0.0.1", "title": {word: title}, "start": False, "use_index": False, "redirect_root": False}
+    given = {
+        "address": "127.0.0.1",
+        "title": {word: title},
+        "start": False,
+        "use_index": False,
+        "redirect_root": False,
+    }
     try:
         server = pn.io.server.get_server({word: lambda: build(ws)}, port=port, **given)
     except OSError as e:
@@ -127,7 +144,10 @@ def serve(
 ) -> None:
     """Serve the dashboard until it is interrupted."""
     server, url = start(ws, port=port, show=show)
-    print(f"researchkit dashboard of {ws.root.name}: {url}\nonly this machine can open it; stop it with Ctrl-C", flush=True)
+    print(
+        f"researchkit dashboard of {ws.root.name}: {url}\nonly this machine can open it; stop it with Ctrl-C",
+        flush=True,
+    )
     try:
         server.run_until_shutdown()
     except KeyboardInterrupt:

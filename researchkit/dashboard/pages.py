@@ -32,7 +32,9 @@ def html(
     """Show a piece of HTML with the house's style sheet."""
     import panel as pn
 
-    return pn.pane.HTML(text, stylesheets=[pieces.STYLE], **{"sizing_mode": "stretch_width", "margin": (4, 0), **given})
+    return pn.pane.HTML(
+        text, stylesheets=[pieces.STYLE], **{"sizing_mode": "stretch_width", "margin": (4, 0), **given}
+    )
 
 
 def guarded(
@@ -46,6 +48,7 @@ def guarded(
     except (ResearchKitError, ValueError, SQLAlchemyError) as e:
         return html(reading.why_not(e))
 
+
 FLUSH = (4, 14, 8, 0)  # widgets stand flush with the text
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg11
@@ -55,13 +58,17 @@ def head(ws: Workspace) -> Any:
 
     tier = ws.settings.tier
     means = "a seat belt, not a boundary" if tier == "embedded" else "enforced by the gateway"
-    badges = [f'<span class="badge {"warn" if tier == "embedded" else ""}">tier: {escape(tier)} · {means}</span>']
+    badges = [
+        f'<span class="badge {"warn" if tier == "embedded" else ""}">tier: {escape(tier)} · {means}</span>'
+    ]
     if reading.is_educational(ws.warehouse):
         words = "educational: price indices that nobody can trade"
         badges.insert(0, f'<span class="badge warn">{words}</span>')
     who = f"{ws.principal.name} ({', '.join(ws.principal.roles) or 'no role'})"
     place = f'<span class="place">{escape(ws.root.name)} · {escape(who)}</span>'
-    return html(f'<div class="head"><div class="brand">research<span>kit</span></div>{place}<div class="grow"></div>{"".join(badges)}</div>')
+    return html(
+        f'<div class="head"><div class="brand">research<span>kit</span></div>{place}<div class="grow"></div>{"".join(badges)}</div>'
+    )
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg14
 LEAD = (
@@ -93,8 +100,12 @@ def verdict_page(ws: Workspace) -> Any:
 
     known = reading.campaigns(ws.warehouse)
     if not known:
-        return html('<p class="lead">No campaign has been registered yet. <code>researchkit demo</code> brings one to its end.</p>')
-    choice = pn.widgets.Select(name="campaign", options=known, width=340, visible=len(known) > 1, margin=FLUSH)
+        return html(
+            '<p class="lead">No campaign has been registered yet. <code>researchkit demo</code> brings one to its end.</p>'
+        )
+    choice = pn.widgets.Select(
+        name="campaign", options=known, width=340, visible=len(known) > 1, margin=FLUSH
+    )
     table = pn.bind(lambda campaign: guarded(lambda: html(_told(ws, campaign))), choice)
     return pn.Column(choice, table, sizing_mode="stretch_width")
 
@@ -129,13 +140,23 @@ def performance_page(ws: Workspace) -> Any:
 
     known = reading.newest_streams(ws.warehouse)
     if not known:
-        return html('<p class="lead">No run has logged an equity curve yet: <code>run.log(result=…)</code>.</p>')
-    entered = {v.challenger for v in ws.gate.status().verdicts} if reading.campaigns(ws.warehouse) else set(known)
+        return html(
+            '<p class="lead">No run has logged an equity curve yet: <code>run.log(result=…)</code>.</p>'
+        )
+    entered = (
+        {v.challenger for v in ws.gate.status().verdicts} if reading.campaigns(ws.warehouse) else set(known)
+    )
     first = [n for n in known if n == "baseline" or n in entered] or list(known)[:3]
     names = pn.widgets.CheckBoxGroup(options=list(known), value=first, inline=True, margin=FLUSH)
-    how = pn.widgets.RadioButtonGroup(options=[TRADED, EQUAL] if "baseline" in known else [TRADED], value=TRADED, margin=FLUSH)
+    how = pn.widgets.RadioButtonGroup(
+        options=[TRADED, EQUAL] if "baseline" in known else [TRADED], value=TRADED, margin=FLUSH
+    )
     figure = pn.bind(lambda n, h: guarded(lambda: _drawn(ws, list(n), h)), names, how)
-    return pn.Column(pn.Row(names, pn.layout.HSpacer(), how, sizing_mode="stretch_width"), figure, sizing_mode="stretch_width")
+    return pn.Column(
+        pn.Row(names, pn.layout.HSpacer(), how, sizing_mode="stretch_width"),
+        figure,
+        sizing_mode="stretch_width",
+    )
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg20
 def calibration_page(ws: Workspace) -> Any:
@@ -144,20 +165,34 @@ def calibration_page(ws: Workspace) -> Any:
 
     known = reading.reports(ws.warehouse)
     if not known:
-        return html('<p class="lead">No run has logged a calibration report yet: <code>run.log(calibration=…)</code>.</p>')
+        return html(
+            '<p class="lead">No run has logged a calibration report yet: <code>run.log(calibration=…)</code>.</p>'
+        )
     which = pn.widgets.Select(name="report", options=known, width=360, margin=FLUSH)
     fold = pn.widgets.Select(name="fold", options={"all folds": -1}, width=130, margin=FLUSH)
 
     def draw(chosen: tuple[str, str], number: int) -> Any:
         report = reading.calibration(ws, chosen[0], strategy=chosen[1])
-        folds = {"all folds": -1} | {str(k): k for k in report.scores["fold"].unique().sort().to_list() if k >= 0}
+        folds = {"all folds": -1} | {
+            str(k): k for k in report.scores["fold"].unique().sort().to_list() if k >= 0
+        }
         if fold.options != folds:
             fold.options = folds
         words = "".join(f"<li>{pieces.escape(w)}</li>" for w in report.words)
-        columns = [c for c in ("fold", "stage", "n", "brier", "log_loss", "skill", "mcb", "dsc", "unc") if c in report.scores.columns]
-        scores = report.scores.select(columns).with_columns(fold=pl.when(pl.col("fold") < 0).then(pl.lit("all")).otherwise(pl.col("fold").cast(pl.String)))
-        figure = pn.pane.HoloViews(plots.reliability(report, fold=number), sizing_mode="stretch_width", linked_axes=False)
-        return pn.Column(figure, html(f"<ul>{words}</ul>"), html(pieces.small_table(scores)), sizing_mode="stretch_width")
+        columns = [
+            c
+            for c in ("fold", "stage", "n", "brier", "log_loss", "skill", "mcb", "dsc", "unc")
+            if c in report.scores.columns
+        ]
+        scores = report.scores.select(columns).with_columns(
+            fold=pl.when(pl.col("fold") < 0).then(pl.lit("all")).otherwise(pl.col("fold").cast(pl.String))
+        )
+        figure = pn.pane.HoloViews(
+            plots.reliability(report, fold=number), sizing_mode="stretch_width", linked_axes=False
+        )
+        return pn.Column(
+            figure, html(f"<ul>{words}</ul>"), html(pieces.small_table(scores)), sizing_mode="stretch_width"
+        )
 
     figure = pn.bind(lambda c, f: guarded(lambda: draw(c, f)), which, fold)
     return pn.Column(pn.Row(which, fold), figure, sizing_mode="stretch_width")
@@ -200,11 +235,18 @@ class Paged:
         """Show another page."""
         self.page = max(0, self.page + by)
         self.rows = self._ask(self.page)
-        shown = self.rows.select(pl.col(c).map_elements(written, return_dtype=pl.String, skip_nulls=False).alias(n) for c, n in self._columns.items())
+        shown = self.rows.select(
+            pl.col(c).map_elements(written, return_dtype=pl.String, skip_nulls=False).alias(n)
+            for c, n in self._columns.items()
+        )
         self.table.selection = []
         self.table.value, self.table.height = shown.to_pandas(), min(self._height, 31 * shown.height + 36)
         first = self.page * reading.PAGE
-        self.words.object = f'<span class="dim">rows {first + 1:,} to {first + self.rows.height:,}, newest first</span>' if self.rows.height else '<span class="dim">nothing here</span>'
+        self.words.object = (
+            f'<span class="dim">rows {first + 1:,} to {first + self.rows.height:,}, newest first</span>'
+            if self.rows.height
+            else '<span class="dim">nothing here</span>'
+        )
         self.newer.disabled, self.older.disabled = self.page == 0, self.rows.height < reading.PAGE
         self.pager.visible = self.page > 0 or self.rows.height == reading.PAGE
 
@@ -236,12 +278,31 @@ def _run_facts(record: reading.Record) -> str:
              "parameters": ", ".join(f"{k} = {v}" for k, v in parameters.items()), "notebook": row["archive_path"], "notebook SHA-256": row["notebook_sha256"]}  # fmt: skip
     copied = {"run": said.get("run"), "problem": said.get("problem"), "name": said.get("name"), "status": said.get("status"),
               "parameters": len(said.get("parameters", ())), "metrics": len(said.get("metrics", ())), "tags": said.get("tags", 0)} if said else {"run": "not copied to MLflow"}  # fmt: skip
-    wide = record.metrics.pivot(on="strategy", index="name", values="value") if record.metrics.height else record.metrics
-    stored = pl.DataFrame([{"strategy": a["strategy"], "name": a["name"], "bytes": a["bytes"], "SHA-256": f"{a['sha256'][:16]}…"} for a in record.artifacts])
-    parts = [("Warehouse", pieces.facts({k: v for k, v in plain.items() if v not in (None, "")})), ("MLflow", pieces.facts({k: v for k, v in copied.items() if v is not None}))]
+    wide = (
+        record.metrics.pivot(on="strategy", index="name", values="value")
+        if record.metrics.height
+        else record.metrics
+    )
+    stored = pl.DataFrame(
+        [
+            {
+                "strategy": a["strategy"],
+                "name": a["name"],
+                "bytes": a["bytes"],
+                "SHA-256": f"{a['sha256'][:16]}…",
+            }
+            for a in record.artifacts
+        ]
+    )
+    parts = [
+        ("Warehouse", pieces.facts({k: v for k, v in plain.items() if v not in (None, "")})),
+        ("MLflow", pieces.facts({k: v for k, v in copied.items() if v is not None})),
+    ]
     parts += [("Metrics", pieces.small_table(wide))] if wide.height else []
     parts += [("Artifacts, stored once in the archive", pieces.small_table(stored))] if stored.height else []
-    return f'<div class="boxes">{"".join(f"<div><h4>{title}</h4>{body}</div>" for title, body in parts)}</div>'
+    return (
+        f'<div class="boxes">{"".join(f"<div><h4>{title}</h4>{body}</div>" for title, body in parts)}</div>'
+    )
 
 
 def runs_page(
@@ -254,7 +315,13 @@ def runs_page(
     detail = pn.Column(html('<p class="dim">Choose a run.</p>'), sizing_mode="stretch_width")
 
     def chosen(row: dict[str, Any]) -> None:
-        button = pn.widgets.Button(name="open the executed notebook", button_type="primary", width=230, margin=(14, 0, 4, 0), visible=row["archive_path"] is not None)
+        button = pn.widgets.Button(
+            name="open the executed notebook",
+            button_type="primary",
+            width=230,
+            margin=(14, 0, 4, 0),
+            visible=row["archive_path"] is not None,
+        )
         button.on_click(lambda event: open_notebook(row["id"]))
         detail[:] = [button, guarded(lambda: html(_run_facts(reading.record(ws, row["id"]))))]
 
@@ -270,7 +337,12 @@ class ArchivePage:
 
         self._ws = ws
         columns = {"started": "started (UTC)", "job": "job", "title": "title"}
-        listed = Paged(lambda page: reading.runs_page(ws.warehouse, page, archived=True), columns=columns, chosen=lambda row: self.show(row["id"]), height=640)
+        listed = Paged(
+            lambda page: reading.runs_page(ws.warehouse, page, archived=True),
+            columns=columns,
+            chosen=lambda row: self.show(row["id"]),
+            height=640,
+        )
         listed.view.sizing_mode, listed.view.width = "fixed", 470
         self.frame = pn.Column(html('<p class="dim">Choose a run.</p>'), sizing_mode="stretch_width")
         self.view = pn.Row(listed.view, pn.Spacer(width=24), self.frame, sizing_mode="stretch_width")
@@ -292,12 +364,39 @@ class ArchivePage:
         place = f"archive/{row['archive_path']} · SHA-256 {row['notebook_sha256'][:16]}…, as recorded"
         words = '<span class="dim">shown without scripts, links and outside pictures</span>'
         note = html(f'<div class="mono yes">{pieces.escape(place)}</div>{words}')
-        frame = pn.pane.HTML(shown, sizing_mode="stretch_width", height=680, margin=(4, 0), styles={"border": "1px solid #c6cfd8", "border-radius": "6px", "overflow": "hidden"})
+        frame = pn.pane.HTML(
+            shown,
+            sizing_mode="stretch_width",
+            height=680,
+            margin=(4, 0),
+            styles={"border": "1px solid #c6cfd8", "border-radius": "6px", "overflow": "hidden"},
+        )
         return pn.Column(note, frame, sizing_mode="stretch_width")
 
 # %% ../../nbs/dashboard/06_pages.ipynb #dpg32
-KINDS = ("read", "denied", "ingest", "pin", "trial", "result", "notebook", "run", "screen", "registration", "seal opened", "verdict", "refusal")
-LEDGER_COLUMNS = {"seq": "entry", "when": "when (UTC)", "who": "who", "kind": "kind", "subject": "about", "what": "what"}
+KINDS = (
+    "read",
+    "denied",
+    "ingest",
+    "pin",
+    "trial",
+    "result",
+    "notebook",
+    "run",
+    "screen",
+    "registration",
+    "seal opened",
+    "verdict",
+    "refusal",
+)
+LEDGER_COLUMNS = {
+    "seq": "entry",
+    "when": "when (UTC)",
+    "who": "who",
+    "kind": "kind",
+    "subject": "about",
+    "what": "what",
+}
 
 
 def ledger_page(ws: Workspace) -> Any:
@@ -306,13 +405,21 @@ def ledger_page(ws: Workspace) -> Any:
 
     from researchkit.security.ledger import table
 
-    kind = pn.widgets.Select(name="kind of entry", options={"everything": ""} | {k: k for k in KINDS}, width=220, margin=FLUSH)
+    kind = pn.widgets.Select(
+        name="kind of entry", options={"everything": ""} | {k: k for k in KINDS}, width=220, margin=FLUSH
+    )
     detail = pn.Column(sizing_mode="stretch_width")
 
     def chosen(row: dict[str, Any]) -> None:
         entry = ws.ledger.entry(row["seq"])
-        said = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in entry.body.items()}
-        detail[:] = [html(f"<h4>Entry {entry.seq}</h4>{pieces.facts({**said, 'hash': entry.hash, 'hash of the entry before': entry.prev})}")]
+        said = {
+            k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in entry.body.items()
+        }
+        detail[:] = [
+            html(
+                f"<h4>Entry {entry.seq}</h4>{pieces.facts({**said, 'hash': entry.hash, 'hash of the entry before': entry.prev})}"
+            )
+        ]
 
     def draw(only: str) -> Any:
         entries = ws.ledger.entries(kind=only or None, limit=reading.PAGE)
@@ -320,7 +427,11 @@ def ledger_page(ws: Workspace) -> Any:
         return Paged(lambda page: table(entries).reverse(), columns=LEDGER_COLUMNS, **shown).table
 
     head = ws.ledger.head()
-    words = "The ledger is empty." if head is None else f"{head.seq:,} entries, each hashed over the one before; the head is {head.hash[:16]}…"
+    words = (
+        "The ledger is empty."
+        if head is None
+        else f"{head.seq:,} entries, each hashed over the one before; the head is {head.hash[:16]}…"
+    )
     lead = f'<p class="lead">{pieces.escape(words)} Check the chain with <code>researchkit verify</code>.</p>'
     shown = pn.bind(lambda k: guarded(lambda: draw(k)), kind)
     return pn.Column(html(lead), kind, shown, detail, sizing_mode="stretch_width")

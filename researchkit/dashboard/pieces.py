@@ -86,7 +86,11 @@ def numbers(
     m: Numbers,
 ) -> dict[str, str]:  # name → words
     """Write the numbers of a verdict for people."""
-    shown = "any edge, or none" if m.detectable is None else f"an edge of {m.detectable:.1%} a year, with 80 % power"
+    shown = (
+        "any edge, or none"
+        if m.detectable is None
+        else f"an edge of {m.detectable:.1%} a year, with 80 % power"
+    )
     needs = "not known" if m.years_needed is None else f"{m.years_needed:,.0f} years"
     return {
         "edge a year": f"{m.edge:+.2%} ± {m.se:.2%}, at equal volatility, after costs",
@@ -121,14 +125,22 @@ def evidence(
     parts = []
     if case.decided is not None:
         v = case.decided
-        parts.append(f"<div><h4>Measured on the sealed sessions</h4>{interval(v.numbers)}<br>{facts(numbers(v.numbers))}</div>")
+        parts.append(
+            f"<div><h4>Measured on the sealed sessions</h4>{interval(v.numbers)}<br>{facts(numbers(v.numbers))}</div>"
+        )
         claims = [(claim, shown, "shown" if shown else "not shown") for claim, shown in v.claims]
-        parts.append(f"<div><h4>Claims</h4>{checks(claims)}<h4>What “moved” needs</h4>{checks((c.name, c.held, c.words) for c in v.conditions)}</div>")
+        parts.append(
+            f"<div><h4>Claims</h4>{checks(claims)}<h4>What “moved” needs</h4>{checks((c.name, c.held, c.words) for c in v.conditions)}</div>"
+        )
         behind = f"At least {v.streams} distinct return streams were tried before this look. Tier: {v.tier}."
         parts.append(f'<div><h4>Behind it</h4><p class="dim">{escape(behind)}</p></div>')
     if case.screens:
         parts.append(f"<div><h4>Screens on history</h4>{checks(case.screens)}</div>")
-    return f'<div class="boxes">{"".join(parts)}</div>' if parts else '<p class="dim">Nothing more was recorded.</p>'
+    return (
+        f'<div class="boxes">{"".join(parts)}</div>'
+        if parts
+        else '<p class="dim">Nothing more was recorded.</p>'
+    )
 
 
 def verdict_table(

@@ -73,12 +73,18 @@ def _dress(plot: Any, element: Any) -> None:
     for grid in figure.xgrid + figure.ygrid:
         grid.grid_line_color, grid.grid_line_alpha = "#e4e9ee", 0.9
     title = figure.title
-    title.text_font, title.text_font_size, title.text_color, title.text_font_style = _FONT, "13px", INK, "bold"
+    title.text_font, title.text_font_size, title.text_color, title.text_font_style = (
+        _FONT,
+        "13px",
+        INK,
+        "bold",
+    )
     for legend in figure.legend:
         legend.border_line_color = None
         legend.background_fill_alpha = 0.75
         legend.label_text_font, legend.label_text_font_size = _FONT, "11.5px"
-        legend.label_text_color, legend.spacing, legend.padding = INK, 1, 4
+        legend.label_text_color, legend.spacing, legend.padding, legend.margin = INK, 14, 4, 4
+        legend.orientation, legend.location = "horizontal", "top_left"
 
 # %% ../../nbs/dashboard/04_plots.ipynb #dpl15
 def _number(percent: bool) -> Any:
@@ -98,6 +104,7 @@ def _lines(
     colours: Mapping[str, str],
     percent: bool,
     height: int,
+    width: float = 1.5,  # of the lines, in pixels
     first: bool = False,  # the picture that carries the legend
 ) -> Any:  # a HoloViews element
     """Draw one line a strategy."""
@@ -106,8 +113,8 @@ def _lines(
     data = _long(frames, value).rename({value: label})
     draw = hvPlotTabularPolars(data)
     drawn = draw(
-        x="session", y=label, by="strategy", color=[colours[n] for n in frames], line_width=1.5, title=title,
-        legend="top" if first else False, responsive=True, height=height, xlabel="", ylabel=unit, yformatter=_number(percent), grid=True,
+        x="session", y=label, by="strategy", color=[colours[n] for n in frames], line_width=width, title=title,
+        legend="top_left" if first else False, responsive=True, height=height, xlabel="", ylabel=unit, yformatter=_number(percent), grid=True,
         hover_tooltips=[("session", "@session{%F}"), ("", "@strategy"), (label, f"@{{{label}}}{{{'0.00%' if percent else '0.00'}}}")],
     )  # fmt: skip
     return drawn
@@ -137,14 +144,21 @@ def performance(
     parts = [
         (levels, "level", "profit", "Equity: profit after costs, additive", "% of capital", 320),
         (falls, "drawdown", "drawdown", "Drawdown: below the highest point so far", "% of capital", 165),
-        (sharpes, "sharpe", "Sharpe ratio", f"Rolling Sharpe ratio of {ROLLING} sessions", "a year", 165),
+        (sharpes, "sharpe", "Sharpe ratio", f"Rolling Sharpe ratio of {ROLLING} sessions", "annualised", 165),
         (equities, "net", "daily result", "Daily profit and loss", "% of capital", 175),
     ]
     drawn = []
     for frames, value, label, title, unit, height in parts:
         if _long(frames, value).height:
-            look = {"label": label, "unit": unit, "title": title, "percent": unit.startswith("%"), "height": height}
-            plot = _lines(frames, value, colours=colours, first=not drawn, **look)
+            look: dict[str, Any] = {
+                "label": label,
+                "unit": unit,
+                "title": title,
+                "percent": unit.startswith("%"),
+                "height": height,
+            }
+            width = 0.8 if value == "net" else 1.5
+            plot = _lines(frames, value, colours=colours, width=width, first=not drawn, **look)
             drawn.append(_band(sealed, plot).opts(hooks=[_dress]))
     return hv.Layout(drawn).opts(shared_axes=True, merge_tools=True, autohide_toolbar=True).cols(1)
 
@@ -157,9 +171,17 @@ def _stage(part: pl.DataFrame, colour: str, title: str) -> Any:
     rate = "how often it happened"
     shared = {"x": "forecast probability", "responsive": True, "height": 330}
     data = part.rename({"p": "forecast probability", "rate": rate})
-    band = hvPlotTabularPolars(data)(kind="area", y="low", y2="high", color=GREY, alpha=0.25, line_width=0, hover=False, **shared)
-    tips = [("forecast", "@{forecast probability}{0.000}"), ("happened", f"@{{{rate}}}{{0.000}}"), ("forecasts", "@n")]
-    line = hvPlotTabularPolars(data)(kind="line", y=rate, color=colour, line_width=2, hover_cols=["n"], hover_tooltips=tips, **shared)
+    band = hvPlotTabularPolars(data)(
+        kind="area", y="low", y2="high", color=GREY, alpha=0.25, line_width=0, hover=False, **shared
+    )
+    tips = [
+        ("forecast", "@{forecast probability}{0.000}"),
+        ("happened", f"@{{{rate}}}{{0.000}}"),
+        ("forecasts", "@n"),
+    ]
+    line = hvPlotTabularPolars(data)(
+        kind="line", y=rate, color=colour, line_width=2, hover_cols=["n"], hover_tooltips=tips, **shared
+    )
     diagonal = hv.Curve([(0, 0), (1, 1)], "forecast probability", rate).opts(color=GREY, line_width=1)
     limits = {"xlim": (0, 1), "ylim": (0, 1), "title": title, "ylabel": rate, "show_legend": False}
     return (band.redim(low=rate) * diagonal * line).opts(hooks=[_dress], **limits)
@@ -170,7 +192,16 @@ def _made(part: pl.DataFrame, colour: str) -> Any:
     hv = holoviews()
     edges = [*part["left"].to_list(), part["right"][-1]]
     bars = hv.Histogram((edges, part["n"].to_numpy()), kdims="forecast probability", vdims="forecasts")
-    return bars.opts(color=colour, alpha=0.55, line_color="white", responsive=True, height=120, xlim=(0, 1), hooks=[_dress], title="")
+    return bars.opts(
+        color=colour,
+        alpha=0.55,
+        line_color="white",
+        responsive=True,
+        height=120,
+        xlim=(0, 1),
+        hooks=[_dress],
+        title="",
+    )
 
 
 def reliability(
@@ -184,7 +215,9 @@ def reliability(
         here = (pl.col("stage") == stage) & (pl.col("fold") == fold)
         curve, bins, score = (frame.filter(here) for frame in (report.curves, report.bins, report.scores))
         if curve.is_empty():
-            raise ValueError(f"fold must be one of {report.scores['fold'].unique().sort().to_list()}, got {fold}")
+            raise ValueError(
+                f"fold must be one of {report.scores['fold'].unique().sort().to_list()}, got {fold}"
+            )
         words = f"{stage}: Brier {score['brier'][0]:.4f}, miscalibration {score['mcb'][0]:.4f}"
         top.append(_stage(curve, colour, words))
         below.append(_made(bins, colour))

@@ -129,9 +129,12 @@ def is_educational(
     rows = _ask(warehouse, "SELECT body FROM campaigns ORDER BY number DESC LIMIT 1")
     return any(s["table"].startswith("DEMO/") for r in rows for s in json.loads(r["body"])["sealed"])
 
+
 def sealed_days(
     warehouse: Warehouse,
-) -> tuple[datetime, datetime] | None:  # first and last instant, without a zone; None: nothing was ever sealed
+) -> (
+    tuple[datetime, datetime] | None
+):  # first and last instant, without a zone; None: nothing was ever sealed
     """Say which span of time the newest campaign had sealed."""
     rows = _ask(warehouse, "SELECT body FROM campaigns ORDER BY number DESC LIMIT 1")
     parts = [s for r in rows for s in json.loads(r["body"])["sealed"]]

@@ -14,9 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .. import frames
-from ..errors import IntegrityError, SchemaError
 from .encode import INTERVALS
 from .envelope import Header, Source, checksummed, locate, open_records
+from ..errors import IntegrityError, SchemaError
 
 # %% auto #0
 __all__ = ['UNDEFINED_PRICE', 'Inspection', 'inspect', 'exact_prices', 'symbols_at', 'read_bars', 'read']

@@ -14,8 +14,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .. import frames
-from ..errors import SchemaError
 from .envelope import LAYOUTS, layout
+from ..errors import SchemaError
 
 # %% auto #0
 __all__ = ['INTERVALS', 'encode', 'encode_bars']

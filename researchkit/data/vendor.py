@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 
 from .. import frames
-from ..errors import IntegrityError, NotFound, SchemaError
-from ..security.durable import sweep_temporary, write_once
 from .dbn import exact_prices, inspect, read_bars
 from .encode import encode_bars
 from .envelope import sha256_of
+from ..errors import IntegrityError, NotFound, SchemaError
+from ..security.durable import sweep_temporary, write_once
 
 # %% auto #0
 __all__ = ['MANIFEST', 'DATA', 'SEALED', 'DATASET', 'SCHEMA', 'BORDER', 'Delivery', 'write_manifest', 'read_manifest',

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-
 if TYPE_CHECKING:
     from researchkit.inference.selection import Power
 
 from ..context import Context, parse_table
-from ..security.ledger import Entry, Ledger, canonical
-from ..security.policy import Policy
 from . import provenance, sealing
 from .judgement import agree, body_of, difference_on_sealed, frozen, verdict_of
 from .registration import Registration
@@ -25,6 +22,8 @@ from .sealing import Campaign, Opening, find_campaign
 from .trials import census
 from .verdict import Condition, Verdict, decide
 from .warehouse import Warehouse
+from ..security.ledger import Entry, Ledger, canonical
+from ..security.policy import Policy
 
 # %% auto #0
 __all__ = ['Parts', 'look', 'refuse', 'record_screens', 'Status', 'verdict_table', 'verdicts', 'status', 'Gate']

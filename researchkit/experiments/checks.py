@@ -14,11 +14,11 @@ import polars as pl
 
 from ..data.archive import Archive, notebook_hash
 from ..errors import IntegrityError, NotFound
-from ..frames import EQUITY, FEATURES, FILLS, LABELS, PROBABILITIES, SIGNALS, logical_hash
-from ..security.ledger import Entry, Ledger, canonical
 from .artifacts import logical_hash_of, predictions_hash, read_frame, read_model
 from .records import ALL_FOLDS, SCORES
 from .warehouse import Warehouse, read_equity
+from ..frames import EQUITY, FEATURES, FILLS, LABELS, PROBABILITIES, SIGNALS, logical_hash
+from ..security.ledger import Entry, Ledger, canonical
 
 # %% auto #0
 __all__ = ['CONTRACTS', 'Source', 'equal', 'only', 'first_difference', 'check_equity', 'check_artifact', 'check_numbers',

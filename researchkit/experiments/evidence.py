@@ -13,7 +13,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..errors import IntegrityError, NotFound, ResearchKitError
-from ..security.ledger import canonical
 from researchkit.experiments.checks import (
     Source,
     check_artifact,
@@ -26,6 +25,7 @@ from researchkit.experiments.checks import (
 )
 from .sealing import Campaign, find_campaign, openings
 from .warehouse import find_trial
+from ..security.ledger import canonical
 
 # %% auto #0
 __all__ = ['Link', 'of_ledger', 'of_run', 'of_campaign', 'chain', 'summary']

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-
 if TYPE_CHECKING:
     from researchkit.inference.difference import Difference
 
 from ..errors import IntegrityError
-from ..frames import EQUITY, INSTANT, check, logical_hash
 from .provenance import same_bits
 from .registration import Registration
 from .verdict import Condition, Numbers, Verdict
+from ..frames import EQUITY, INSTANT, check, logical_hash
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'frozen', 'difference_on_sealed', 'body_of', 'verdict_of', 'agree']

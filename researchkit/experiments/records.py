@@ -13,6 +13,13 @@ from typing import Any
 import polars as pl
 
 from ..errors import SchemaError
+from researchkit.experiments.artifacts import (
+    Artifact,
+    bytes_artifact,
+    frame_artifact,
+    json_artifact,
+    model_artifact,
+)
 from researchkit.frames import (
     EQUITY,
     FEATURES,
@@ -23,13 +30,6 @@ from researchkit.frames import (
     Schema,
     check,
     logical_hash,
-)
-from researchkit.experiments.artifacts import (
-    Artifact,
-    bytes_artifact,
-    frame_artifact,
-    json_artifact,
-    model_artifact,
 )
 
 # %% auto #0

@@ -16,11 +16,11 @@ from typing import Any
 
 from ..context import Context
 from ..data.archive import Archive, Archived
-from ..security.ledger import Ledger, canonical
 from . import provenance
 from .records import record
 from .storing import Logged, Shelves, day_of, note_notebook, note_pin, store_record
 from .warehouse import Warehouse
+from ..security.ledger import Ledger, canonical
 
 # %% auto #0
 __all__ = ['Run', 'Runs']

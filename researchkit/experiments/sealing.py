@@ -12,9 +12,9 @@ from typing import Any
 
 from ..context import Context
 from ..errors import IntegrityError, NotFound, not_found
-from ..security.ledger import Entry, Ledger, canonical
 from .registration import Registration, Sealed, read_registration
 from .warehouse import Warehouse
+from ..security.ledger import Entry, Ledger, canonical
 
 # %% auto #0
 __all__ = ['KIND', 'ALWAYS', 'Campaign', 'find_campaign', 'register', 'Opening', 'openings', 'is_open', 'open_seal', 'late']

@@ -15,10 +15,10 @@ from typing import Any
 from ..context import Context
 from ..data.archive import Archive, Archived
 from ..errors import IntegrityError
-from ..security.ledger import Ledger, canonical
 from .artifacts import Artifact
 from .records import Record
 from .warehouse import Warehouse, Writer, equity_rows, find_trial
+from ..security.ledger import Ledger, canonical
 
 # %% auto #0
 __all__ = ['Shelves', 'store', 'day_of', 'Logged', 'store_record', 'note_pin', 'note_notebook']

@@ -13,9 +13,9 @@ import polars as pl
 import sqlalchemy as sa
 
 from ..errors import IntegrityError, NotFound, not_found
+from . import migrations
 from ..frames import EQUITY, INSTANT, check
 from ..security import database, durable
-from . import migrations
 
 # %% auto #0
 __all__ = ['Writer', 'Warehouse', 'equity_rows', 'read_equity', 'find_trial', 'frame', 'runs']

@@ -131,7 +131,12 @@ def execute(
         papermill_engines.register(engine, _engine(kernel_env, place, progress))
         try:
             papermill.execute_notebook(
-                str(job.notebook), str(output), parameters=given, engine_name=engine, progress_bar=False, cwd=str(output.parent)
+                str(job.notebook),
+                str(output),
+                parameters=given,
+                engine_name=engine,
+                progress_bar=False,
+                cwd=str(output.parent),
             )
         except KeyboardInterrupt:
             return Executed(output, f"{job.notebook.name}: interrupted")
@@ -224,6 +229,7 @@ def run(
 ) -> Done:  # JobError names notebook, cell and cause, after all is kept
     """Run one job as a trial."""
     given = _checked(job, dict(parameters or {}))
+    ws.policy.require(ws.principal, "run", job.name)
     trial = ws.runs.start(job.words, hypothesis=job.hypothesis, job=job.name, parameters=given)
     env = {"RESEARCHKIT_WORKSPACE": str(ws.root), "RESEARCHKIT_RUN": trial.id}
     scratch = ws.root / "tmp" / f"job-{trial.id}"

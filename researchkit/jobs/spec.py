@@ -36,7 +36,9 @@ def folder() -> Path:  # absolute
     for place in (package / "papermill_jobs", package.parent / "papermill_jobs"):
         if (place / "jobs.yaml").is_file():
             return place
-    raise JobError(f"no jobs.yaml beside the package: looked in {package.name}/papermill_jobs and papermill_jobs")
+    raise JobError(
+        f"no jobs.yaml beside the package: looked in {package.name}/papermill_jobs and papermill_jobs"
+    )
 
 # %% ../../nbs/jobs/01_spec.ipynb #spc12
 _KEYS = ("notebook", "words", "hypothesis", "after", "parameters")
@@ -75,7 +77,9 @@ def read(
         job = _job(str(name), entry, place)
         for needed in job.after:
             if needed not in jobs:
-                raise JobError(f"jobs.yaml, job '{name}': it runs after '{needed}', which does not stand before it")
+                raise JobError(
+                    f"jobs.yaml, job '{name}': it runs after '{needed}', which does not stand before it"
+                )
         jobs[job.name] = job
     return jobs
 

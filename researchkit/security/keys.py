@@ -215,7 +215,9 @@ class Keyring:
         path, public = self.folder / "ledger.ed25519", self.folder / "ledger.ed25519.pub"
         if not path.is_file():
             if public.is_file():
-                raise SecretUnavailable(f"the ledger's signing key: {path.name} is gone, restore it from a backup")
+                raise SecretUnavailable(
+                    f"the ledger's signing key: {path.name} is gone, restore it from a backup"
+                )
             _publish(path, _new_signing_key())
         signer = _read_signing_key(_secret_bytes(path, "the ledger's signing key"))
         write_once(public, f"{signer.public_hex}\n".encode(), site="key")
