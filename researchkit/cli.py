@@ -10,8 +10,9 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['app', 'WorkspaceOption', 'JsonOption', 'data', 'lake', 'access', 'ledger', 'jobs', 'runs', 'gate', 'place', 'demo',
-           'init', 'verify', 'dashboard', 'data_inspect', 'data_ls', 'data_verify', 'lake_tables', 'lake_head',
-           'access_explain', 'access_who', 'ledger_show', 'ledger_verify', 'job_ls', 'job_run', 'run_ls', 'run_show',
-           'gate_status', 'gate_power', 'workspace_destroy', 'main']
+__all__ = ['app', 'WorkspaceOption', 'JsonOption', 'data', 'lake', 'SymbolsOption', 'access', 'ledger', 'jobs', 'runs', 'gate',
+           'place', 'demo', 'init', 'verify', 'dashboard', 'data_inspect', 'data_ls', 'data_verify', 'lake_tables',
+           'lake_head', 'lake_asof', 'access_explain', 'access_who', 'ledger_show', 'ledger_verify', 'job_ls',
+           'job_run', 'run_ls', 'run_show', 'gate_status', 'gate_power', 'workspace_destroy', 'main']
 
 # %% ../nbs/cli/01_cli.ipynb #cli07
 def _plain(value: object) -> object:
@@ -52,6 +53,8 @@ def _cell(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00")
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
     return "" if value is None else str(_plain(value))
@@ -77,7 +80,11 @@ def _say(
         return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for name in rows[0]:
-        numeric = all(isinstance(r[name], (int, float)) and not isinstance(r[name], bool) for r in rows if r[name] is not None)
+        numeric = all(
+            isinstance(r[name], (int, float)) and not isinstance(r[name], bool)
+            for r in rows
+            if r[name] is not None
+        )
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(v) for v in row.values()))
@@ -100,7 +107,9 @@ def _open(workspace: Path | None, *, make: bool = False) -> Workspace:
 
     root = find_workspace(workspace)
     if not make and not (root / "VERSION").exists():
-        raise WorkspaceError(f"there is no workspace at {root}: make one with `researchkit init` or `researchkit demo`")
+        raise WorkspaceError(
+            f"there is no workspace at {root}: make one with `researchkit init` or `researchkit demo`"
+        )
     return open_workspace(root)
 
 
@@ -122,7 +131,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a refusal.")] = False,
 ) -> None:
     """Hold the options that come before a command; `main` reads --debug itself."""
@@ -131,15 +142,17 @@ def _main(
 @app.command()
 def demo(
     workspace: WorkspaceOption = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Your own ohlcv-1d DBN file or folder.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Your own ohlcv-1d DBN file or folder.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Watch real prices travel from vendor bytes to a verdict (within three minutes)."""
     from researchkit.operations.demo import demo as run_demo
-    from researchkit.operations.demo import present
+    from researchkit.operations.demo import present, stream
 
-    ws = _open(workspace, make=True)
-    outcome = run_demo(ws, source=source, quiet=json)
+    seen = None if source is None else stream(source)  # looked at before anything is made
+    outcome = run_demo(_open(workspace, make=True), source=seen, quiet=json)
     if json:
         typer.echo(_json.dumps(_plain(outcome.to_dict()), indent=2, ensure_ascii=False))
     else:
@@ -151,7 +164,17 @@ def init(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Make a workspace, or say that there is one."""
     ws = _open(workspace, make=True)
     ws.ledger.head()
-    _say([{"workspace": str(ws.root), "tier": ws.settings.tier, "you": ws.principal.name, "roles": ", ".join(ws.principal.roles)}], json=json)
+    _say(
+        [
+            {
+                "workspace": str(ws.root),
+                "tier": ws.settings.tier,
+                "you": ws.principal.name,
+                "roles": ", ".join(ws.principal.roles),
+            }
+        ],
+        json=json,
+    )
 
 
 @app.command()
@@ -200,7 +223,10 @@ def data_inspect(path: Path, json: JsonOption = False) -> None:
     from researchkit.data.dbn import inspect
 
     found = asdict(inspect(path))
-    _say([{"field": k, "value": ", ".join(v) if isinstance(v, tuple) else str(v)} for k, v in found.items()], json=json)
+    _say(
+        [{"field": k, "value": ", ".join(v) if isinstance(v, tuple) else str(v)} for k, v in found.items()],
+        json=json,
+    )
 
 
 @data.command("ls")
@@ -208,7 +234,10 @@ def data_ls(workspace: WorkspaceOption = None, json: JsonOption = False) -> None
     """List the raw objects."""
     ws = _open(workspace)
     found = ws.raw.objects()
-    rows = ({"table": o.table_name, "name": o.name, "bytes": o.bytes, "sealed": o.sealed, "sha256": o.sha256} for o in found)
+    rows = (
+        {"table": o.table_name, "name": o.name, "bytes": o.bytes, "sealed": o.sealed, "sha256": o.sha256}
+        for o in found
+    )
     _say(rows, json=json, empty="the raw zone is empty")
 
 
@@ -221,8 +250,14 @@ def data_verify(workspace: WorkspaceOption = None, json: JsonOption = False) -> 
     _say([asdict(f) for f in found], json=json)
     raise typer.Exit(1 if any(not f.ok for f in found) else 0)
 
-
+# %% ../nbs/cli/01_cli.ipynb #cli13b
 lake = _group("lake", "Tables that know their time.")
+SymbolsOption = Annotated[str, typer.Option(help="Symbols, comma-separated; default: all.")]
+
+
+def _names(symbols: str) -> list[str] | None:
+    """Read a comma-separated list; nothing means all."""
+    return [s.strip() for s in symbols.split(",") if s.strip()] or None
 
 
 @lake.command("tables")
@@ -232,10 +267,43 @@ def lake_tables(workspace: WorkspaceOption = None, json: JsonOption = False) -> 
 
 
 @lake.command("head")
-def lake_head(table: str, n: int = 5, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Show the first rows of a table."""
-    ws = _open(workspace)
-    _say(ws.lake.scan(table).head(n).collect(), json=json)
+def lake_head(
+    table: str,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="How many.", min=1)] = 5,
+    symbols: SymbolsOption = "",
+    start: Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")] = None,
+    asof: Annotated[str | None, typer.Option(help="Only what was known by then, UTC.")] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the first rows of a table, or of a part of it."""
+    lazy = _open(workspace).lake.scan(table, symbols=_names(symbols), start=start, end=end, asof=asof)
+    _say(lazy.head(rows).collect(), json=json)
+
+
+@lake.command("asof")
+def lake_asof(
+    table: str,
+    when: Annotated[
+        str, typer.Argument(metavar="T", help="An instant, UTC: 2013-06-28 or 2013-06-28T16:30.")
+    ],
+    symbols: SymbolsOption = "",
+    days: Annotated[int, typer.Option(help="How far back events may lie.", min=1)] = 14,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the last row of each symbol that a decision at an instant could see."""
+    from researchkit.data.scan import instant
+
+    moment = cast(int, instant(when, name="T"))
+    start = moment - days * 86_400_000_000_000
+    found = (
+        _open(workspace)
+        .lake.scan(table, symbols=_names(symbols), start=start, end=moment, asof=moment)
+        .collect()
+    )
+    _say(found.sort("symbol", "ts_event").unique("symbol", keep="last", maintain_order=True), json=json)
 
 # %% ../nbs/cli/01_cli.ipynb #cli15
 access = _group("access", "Who may do what, and who did.")
@@ -246,7 +314,9 @@ def access_explain(
     who: str,
     action: str,
     table: str,
-    roles: Annotated[str, typer.Option(help="Roles to assume, comma-separated; default: those of the workspace.")] = "",
+    roles: Annotated[
+        str, typer.Option(help="Roles to assume, comma-separated; default: those of the workspace.")
+    ] = "",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -276,7 +346,11 @@ def access_who(
     from researchkit.security.ledger import table as as_table
 
     ws = _open(workspace)
-    reads = [e for kind in ("read", "denied") for e in ws.ledger.entries(kind, subject=f"table:{table}", limit=last)]
+    reads = [
+        e
+        for kind in ("read", "denied")
+        for e in ws.ledger.entries(kind, subject=f"table:{table}", limit=last)
+    ]
     _say(as_table(sorted(reads, key=lambda e: -e.seq)[:last]), json=json, empty=f"nobody read {table} yet")
 
 
@@ -285,7 +359,9 @@ ledger = _group("ledger", "The append-only record.")
 
 @ledger.command("show")
 def ledger_show(
-    last: Annotated[int, typer.Option(help="How many entries.")] = 20, workspace: WorkspaceOption = None, json: JsonOption = False
+    last: Annotated[int, typer.Option(help="How many entries.")] = 20,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Show the last entries."""
     from researchkit.security.ledger import table as as_table
@@ -308,13 +384,21 @@ def job_ls(json: JsonOption = False) -> None:
     """List the jobs in their order."""
     from researchkit.jobs.spec import read
 
-    _say(({"job": j.name, "hypothesis": j.hypothesis, "after": ", ".join(j.after), "words": j.words} for j in read().values()), json=json)
+    _say(
+        (
+            {"job": j.name, "hypothesis": j.hypothesis, "after": ", ".join(j.after), "words": j.words}
+            for j in read().values()
+        ),
+        json=json,
+    )
 
 
 @jobs.command("run")
 def job_run(
     name: str,
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, as often as needed.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value, as often as needed.")
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -326,19 +410,30 @@ def job_run(
     ws = _open(workspace)
     with progress_line(name, quiet=json) as tick:
         done = run(ws, job(name), parameters=parse_parameters(parameter or []), progress=tick)
-    _say([{"job": done.job, "run": done.run, "executed notebook": str(ws.archive.folder / done.archived)}], json=json)
+    _say(
+        [{"job": done.job, "run": done.run, "executed notebook": str(ws.archive.folder / done.archived)}],
+        json=json,
+    )
 
 
 runs = _group("run", "What was tried.")
 
 
 @runs.command("ls")
-def run_ls(last: Annotated[int, typer.Option(help="How many.")] = 20, workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+def run_ls(
+    last: Annotated[int, typer.Option(help="How many.")] = 20,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
     """List the last trials."""
     from researchkit.experiments.warehouse import runs as last_runs
 
     table = last_runs(_open(workspace).warehouse, last)
-    _say(table if json else table.select("id", "job", "status", "strategies", "started", "title"), json=json, empty="nothing was tried yet")
+    _say(
+        table if json else table.select("id", "job", "status", "strategies", "started", "title"),
+        json=json,
+        empty="nothing was tried yet",
+    )
 
 
 @runs.command("show")
@@ -349,12 +444,30 @@ def run_show(run: str = "latest", workspace: WorkspaceOption = None, json: JsonO
     ws = _open(workspace)
     row = find_trial(ws.warehouse, run)
     if json:
-        parts = {name: _rows(frame(ws.warehouse, name, trial=row["id"])) for name in ("metrics", "artifacts", "screens")}
+        parts = {
+            name: _rows(frame(ws.warehouse, name, trial=row["id"]))
+            for name in ("metrics", "artifacts", "screens")
+        }
         typer.echo(_json.dumps(_plain({**row, **parts}), indent=2, ensure_ascii=False))
         return
-    _say([{"field": k, "value": str(v)} for k, v in row.items() if v is not None and k not in ("code", "environment", "process")], json=False)
-    for name, columns in {"metrics": ["strategy", "name", "value"], "artifacts": ["strategy", "name", "kind", "bytes", "sha256"]}.items():
-        _say(frame(ws.warehouse, name, trial=row["id"]).select(columns), json=False, title=name, empty=f"no {name}")
+    _say(
+        [
+            {"field": k, "value": str(v)}
+            for k, v in row.items()
+            if v is not None and k not in ("code", "environment", "process")
+        ],
+        json=False,
+    )
+    for name, columns in {
+        "metrics": ["strategy", "name", "value"],
+        "artifacts": ["strategy", "name", "kind", "bytes", "sha256"],
+    }.items():
+        _say(
+            frame(ws.warehouse, name, trial=row["id"]).select(columns),
+            json=False,
+            title=name,
+            empty=f"no {name}",
+        )
 
 # %% ../nbs/cli/01_cli.ipynb #cli18
 gate = _group("gate", "Whether an idea beats the system that runs.")
@@ -382,7 +495,18 @@ def gate_power(
     from researchkit.inference.selection import years_to_decide
 
     years = years_to_decide(edge, tracking_error, alpha=0.05, power=0.8, ideas=ideas)
-    _say([{"edge": edge, "tracking error": tracking_error, "ideas": ideas, "power": 0.8, "years": round(years, 1)}], json=json)
+    _say(
+        [
+            {
+                "edge": edge,
+                "tracking error": tracking_error,
+                "ideas": ideas,
+                "power": 0.8,
+                "years": round(years, 1),
+            }
+        ],
+        json=json,
+    )
 
 # %% ../nbs/cli/01_cli.ipynb #cli21
 place = _group("workspace", "The workspace as a whole.")
@@ -391,7 +515,9 @@ place = _group("workspace", "The workspace as a whole.")
 @place.command("destroy")
 def workspace_destroy(
     workspace: WorkspaceOption = None,
-    yes: Annotated[str, typer.Option("--yes", help="The folder's name, instead of typing it when asked.")] = "",
+    yes: Annotated[
+        str, typer.Option("--yes", help="The folder's name, instead of typing it when asked.")
+    ] = "",
 ) -> None:
     """Remove a workspace with everything in it: raw data, lake, ledger, archive and keys."""
     from researchkit.workspace import destroy
@@ -402,13 +528,30 @@ def workspace_destroy(
     typer.echo(f"removed {removed:,} files of {root}")
 
 # %% ../nbs/cli/01_cli.ipynb #cli24
+def _sentence(
+    error: Exception,
+) -> str | None:  # None: not foreseen, a fault of this program
+    """Say what went wrong, when that is nothing to debug."""
+    if isinstance(error, (ResearchKitError, ValueError)):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}{'' if error.filename is None else f': {error.filename}'}"
+    if "sqlalchemy" in sys.modules:
+        from sqlalchemy.exc import DBAPIError
+
+        if isinstance(error, DBAPIError):
+            return f"database: {error.orig}"
+    return None
+
+
 def main() -> None:
     """Run the command line."""
     os.environ.update(environment())
     try:
         app()
-    except (ResearchKitError, ValueError) as error:
-        if "--debug" in sys.argv:
+    except Exception as error:
+        said = _sentence(error)
+        if said is None or "--debug" in sys.argv:
             raise
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        typer.echo(said, err=True)
         sys.exit(1)

@@ -79,7 +79,13 @@ def pytest_make_collect_report() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was skipped, and why, even when everything else is quiet."""
+    """Say what was measured, what was skipped, and why, even when everything else is quiet."""
+    done = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    measured = [str(value) for r in done for name, value in r.user_properties if name == "summary"]
+    if measured:
+        terminalreporter.section("measured")
+    for line in measured:
+        terminalreporter.line(line)
     skipped = [r for kind in ("skipped", "xfailed") for r in terminalreporter.stats.get(kind, [])]
     if skipped:
         terminalreporter.section("skipped, as tests/skips.txt allows")

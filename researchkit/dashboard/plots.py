@@ -112,12 +112,11 @@ def _lines(
 
     data = _long(frames, value).rename({value: label})
     draw = hvPlotTabularPolars(data)
-    drawn = draw(
+    return draw(
         x="session", y=label, by="strategy", color=[colours[n] for n in frames], line_width=width, title=title,
         legend="top_left" if first else False, responsive=True, height=height, xlabel="", ylabel=unit, yformatter=_number(percent), grid=True,
         hover_tooltips=[("session", "@session{%F}"), ("", "@strategy"), (label, f"@{{{label}}}{{{'0.00%' if percent else '0.00'}}}")],
     )  # fmt: skip
-    return drawn
 
 # %% ../../nbs/dashboard/04_plots.ipynb #dpl17
 ROLLING = 252

@@ -132,17 +132,18 @@ def is_educational(
 
 def sealed_days(
     warehouse: Warehouse,
-) -> (
-    tuple[datetime, datetime] | None
-):  # first and last instant, without a zone; None: nothing was ever sealed
-    """Say which span of time the newest campaign had sealed."""
+    curves: Mapping[str, pl.DataFrame],  # strategy → EQUITY
+) -> tuple[datetime, datetime] | None:  # first and last instant, without a zone; None: no curve reaches them
+    """Say which span of time the newest campaign had sealed, if it can be seen."""
     rows = _ask(warehouse, "SELECT body FROM campaigns ORDER BY number DESC LIMIT 1")
     parts = [s for r in rows for s in json.loads(r["body"])["sealed"]]
     if not parts:
         return None
-    ends = min(s["start"] for s in parts), max(s["end"] for s in parts)
-    first, last = (datetime.fromtimestamp(ns // 10**9, UTC).replace(tzinfo=None) for ns in ends)
-    return first, last
+    first, last = min(s["start"] for s in parts), max(s["end"] for s in parts)
+    if not any(e.filter(pl.col("ts_known").cast(pl.Int64) > first).height for e in curves.values()):
+        return None
+    day, end = (datetime.fromtimestamp(ns // 10**9, UTC).replace(tzinfo=None) for ns in (first, last))
+    return day, end
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd21
 _STREAMS = """

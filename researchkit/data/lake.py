@@ -296,8 +296,11 @@ class Lake(LakeReader):
 
     def verify(self, table: str | None = None) -> list[Finding]:
         """Check the hash of every data file, of one table or of all; nothing is handed out."""
+        from tqdm.auto import tqdm
+
         where, given = (
             ("", {}) if table is None else ("WHERE table_name = :t", {"t": parse_table(table).table})
         )
         rows = self._registry.rows(f"SELECT path, sha256 FROM lake_files {where} ORDER BY path", **given)
-        return [checked("lake file", r["path"], self.folder / r["path"], r["sha256"]) for r in rows]
+        files = tqdm(rows, "lake files", delay=2, leave=False)
+        return [checked("lake file", r["path"], self.folder / r["path"], r["sha256"]) for r in files]

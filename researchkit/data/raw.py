@@ -206,7 +206,10 @@ class RawReader:
         sha256: str | None = None,  # one object; default: every one
     ) -> list[Finding]:  # in the order of `objects`
         """Check hashes and hand nothing out; the only method that may read the whole zone."""
-        return [self._objects.check(o) for o in (self.objects() if sha256 is None else [self.record(sha256)])]
+        from tqdm.auto import tqdm
+
+        found = self.objects() if sha256 is None else [self.record(sha256)]
+        return [self._objects.check(o) for o in tqdm(found, "raw objects", delay=2, leave=False)]
 
 # %% ../../nbs/data/12_raw.ipynb #raw21
 @contextmanager

@@ -180,7 +180,7 @@ def behind(
 def demo(
     ws: Workspace,
     *,
-    source: str | Path | None = None,  # the user's own ohlcv-1d file or folder
+    source: str | Path | Stream | None = None,  # the user's own ohlcv-1d file or folder, perhaps looked at already
     quiet: bool = False,  # no progress
     executing: Callable[..., Executed] = execute,  # or `execute_here`
 ) -> Outcome:
@@ -188,7 +188,7 @@ def demo(
     from researchkit.experiments.trials import census
     from researchkit.workspace import alone
 
-    of = stream(source)
+    of = source if isinstance(source, Stream) else stream(source)
     with alone(ws, "demo"):
         _sweep(ws)
         _grant(ws, of.table)

@@ -107,13 +107,18 @@ def _verdict_row(ax: Axes, y: int, row: Mapping[str, Any]) -> None:
         ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
         ax.plot([row["edge"]], [y], "o", color=colour, markersize=8)
     words = f"{row['verdict']}: {row['reason']}" if row["reason"] else row["verdict"]
-    ax.annotate(words, (0.0, y), xycoords=("axes fraction", "data"), xytext=(4, 13),
-                textcoords="offset points", fontsize=8, color=colour if colour != GREY else INK, va="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
+    lines = [(words, colour if colour != GREY else INK)]
+    if row.get("naive"):
+        lines.append((f"a naive gate: {row['naive']}", GREY))
+    offsets = (13, -13) if row["edge"] is not None or len(lines) == 1 else (7, -7)
+    for (text, ink), offset in zip(lines, offsets, strict=False):
+        ax.annotate(text, (0.0, y), xycoords=("axes fraction", "data"), xytext=(4, offset),
+                    textcoords="offset points", fontsize=8, color=ink, va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
 
 
 def verdicts(
-    rows: pl.DataFrame,  # challenger, verdict, reason: String; edge, low, high: Float64 a year or null
+    rows: pl.DataFrame,  # challenger, verdict, reason: String; edge, low, high: Float64 a year or null; perhaps naive
     *,
     margin: float = 0.01,  # the owner's, a year
     size: tuple[float, float] | None = None,  # inches; None: grows with the rows

@@ -1,8 +1,8 @@
 """Run the demo in children of one warm process, kill it where asked, and say what is on the disk afterwards.
 
-The server has imported everything and computed nothing: one thread, so a fork is a fresh process that need not
-import again. It reads one JSON request a line and answers with one line. Tests and studies speak to it through
-`Warm`; nothing of the platform is loaded in the process that asks.
+The server has imported everything and computed nothing: no pool of threads runs, so a fork of it is a fresh
+process that need not import again. It reads one JSON request a line and answers with one line. Tests and studies
+speak to it through `Warm`; the process that asks computes nothing itself.
 
     python tests/faults/killing.py      # serve on standard input and output
 """
@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ HEAVY = (
     "sklearn.linear_model", "sklearn.pipeline", "sklearn.preprocessing", "skops.io", "sqlalchemy.dialects.sqlite",
     "tink.streaming_aead", "yaml", "zstandard",
 )  # fmt: skip
+HARMLESS = ("python", "jemalloc_bg_thd", "polars-ooc-clea")  # threads that exist before anything is computed
 QUIET = ("researchkit.dashboard", "researchkit.cli")  # pages and commands, which the demo does not need
 
 
@@ -170,7 +173,9 @@ def _strangers(ws: Any) -> list[str]:
     held |= {f"lake/{r['path']}" for r in ws.registry.rows("SELECT path FROM lake_files")}
     found = [*(ws.root / "raw" / "objects").rglob("*"), *(ws.root / "lake").rglob("*.parquet")]
     there = {str(p.relative_to(ws.root)) for p in found if p.is_file()}
-    return [f"in no register: {p}" for p in sorted(there - held)] + [f"missing: {p}" for p in sorted(held - there)]
+    return [f"in no register: {p}" for p in sorted(there - held)] + [
+        f"missing: {p}" for p in sorted(held - there)
+    ]
 
 
 def _unsaid(ws: Any, trials: dict[str, Any]) -> list[str]:
@@ -210,8 +215,8 @@ WORK = {"demo": run_demo, "facts": facts, "stream": lambda path, **of: write_str
 # --- the server -------------------------------------------------------------------------------
 
 
-def warm_up() -> int:
-    """Import everything that the demo imports; returns the number of threads, which must stay one."""
+def warm_up() -> list[str]:
+    """Import everything that the demo imports; returns the names of threads that make forking unsafe."""
     import importlib
     import pkgutil
 
@@ -222,7 +227,8 @@ def warm_up() -> int:
     for module in pkgutil.walk_packages(researchkit.__path__, "researchkit."):
         if not module.name.startswith(QUIET) and ".migrations." not in module.name:
             importlib.import_module(module.name)
-    return len(os.listdir("/proc/self/task"))
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if not name.startswith(HARMLESS)]
 
 
 def child(request: dict[str, Any], answer: Path, log: Path) -> None:
@@ -249,7 +255,7 @@ def serve() -> None:
     """Answer requests until the input ends."""
     say = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    print(json.dumps({"threads": warm_up()}), file=say, flush=True)
+    print(json.dumps({"pools": warm_up()}), file=say, flush=True)
     with tempfile.TemporaryDirectory(prefix="killing-") as place:
         for line in sys.stdin:
             answer, log = Path(place) / "answer.json", Path(place) / "log.txt"
@@ -275,13 +281,13 @@ class Warm:
         from researchkit.settings import environment
 
         names = {k: v for k, v in os.environ.items() if not k.startswith("RESEARCHKIT_")}
-        env = {**names, **environment(), "MPLBACKEND": "agg", **environ}
+        env = {**names, **environment(), "MPLBACKEND": "agg", "PYTHONHASHSEED": "1", **environ}
         command = [sys.executable, "-W", "ignore", str(Path(__file__).absolute())]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         assert self.process.stdout is not None
-        self.threads = json.loads(self.process.stdout.readline() or '{"threads": 0}')["threads"]
+        self.pools: list[str] = json.loads(self.process.stdout.readline())["pools"]
 
     def ask(self, work: str, env: dict[str, str] | None = None, **given: Any) -> dict[str, Any]:
         """Have a child do one piece of work."""
@@ -292,7 +298,9 @@ class Warm:
         reply: dict[str, Any] = json.loads(self.process.stdout.readline())
         return reply
 
-    def demo(self, root: Path, source: Path | None, *, count: Path | None = None, kill: str = "", **how: Any) -> dict[str, Any]:
+    def demo(
+        self, root: Path, source: Path | None, *, count: Path | None = None, kill: str = "", **how: Any
+    ) -> dict[str, Any]:
         """Run the demo, counting the durable call sites, perhaps up to the one where it is killed."""
         env = {"RESEARCHKIT_KILL_COUNT": str(count)} if count else {}
         env |= {"RESEARCHKIT_KILL_AT": kill} if kill else {}
@@ -327,6 +335,89 @@ def trials_at(root: Path) -> list[str]:
                 return [row[0] for row in base.execute("SELECT status FROM trials ORDER BY started_ns")]
         except sqlite3.OperationalError:  # killed before there was such a table
             return []
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An untouched run: what it holds and how often it reached each call site."""
+
+    same: dict[str, Any]
+    hits: dict[str, int]
+    trials: int
+    seconds: float
+
+
+def untouched(warm: Warm, root: Path, source: Path | None, **how: Any) -> Reference:
+    """Run the demo once without a kill."""
+    count = root.with_suffix(".count")
+    done = warm.demo(root, source, count=count, **how)
+    if done["code"] != 0:
+        raise RuntimeError(f"the demo fails without any kill:\n{done['log']}")
+    hits = counted(count)
+    found = warm.ask("facts", root=str(root))
+    if found["code"] != 0 or found["answer"]["faults"]:
+        raise RuntimeError(f"faults without any kill: {found['answer'] or found['log']}")
+    count.unlink()
+    trials = sum(found["answer"]["trials"].values())
+    return Reference(found["answer"]["same"], hits, trials, done["seconds"])
+
+
+def killed(
+    warm: Warm,
+    root: Path,
+    source: Path | None,
+    *,
+    at: str,  # "entry:before:17"
+    reference: Reference,
+    **how: Any,
+) -> list[str]:  # what is wrong; empty when kill and rerun left what an untouched run leaves
+    """Kill the demo at one instant, run it again to the end, and compare."""
+    count = root.with_suffix(".count")
+    try:
+        first = warm.demo(root, source, count=count, kill=at, **how)
+        died = first["code"] in ((-signal.SIGKILL, 1) if how.get("kernels") else (-signal.SIGKILL,))
+        if not died or counted(count).get(at.rpartition(":")[0], 0) < int(at.rpartition(":")[2]):
+            return [f"was not killed there, ended with {first['code']}: {first['log'][-500:]}"]
+        before = trials_at(root)
+        again = warm.demo(root, source, **how)
+        if again["code"] != 0:
+            return [f"does not run again: {again['log'][-1500:]}"]
+        found = warm.ask("facts", root=str(root))
+        if found["code"] != 0:
+            return [f"cannot be read: {found['log'][-1500:]}"]
+        return _wrong(found["answer"], before, reference)
+    finally:
+        count.unlink(missing_ok=True)
+        remove(root)
+
+
+def _wrong(found: dict[str, Any], before: list[str], reference: Reference) -> list[str]:
+    """Everything that differs from what an untouched run leaves, or is left half done."""
+    wrong = list(found["faults"])
+    for name, value in reference.same.items():
+        if found["same"][name] != value:
+            wrong.append(f"{name} differ: {_first(found['same'][name], value)}")
+    trials = found["trials"]
+    if trials["aborted"] + trials["failed"] != before.count("running") + before.count("failed"):
+        wrong.append(f"{before.count('running')} trials died, {trials['aborted']} are marked aborted")
+    if sum(trials.values()) != len(before) + reference.trials:
+        wrong.append(
+            f"{len(before)} + {reference.trials} trials were opened, {sum(trials.values())} are counted"
+        )
+    return wrong
+
+
+def _first(got: Any, expected: Any) -> str:
+    """Where two facts first differ."""
+    if isinstance(got, dict) and isinstance(expected, dict):
+        names = sorted(got.keys() | expected.keys())
+        return next(
+            f"{n}: {got.get(n)!r} for {expected.get(n)!r}" for n in names if got.get(n) != expected.get(n)
+        )
+    if isinstance(got, list) and isinstance(expected, list):
+        pairs = zip_longest(got, expected)
+        return next(f"{g!r} for {e!r}" for g, e in pairs if g != e)
+    return f"{got!r} for {expected!r}"
 
 
 def remove(root: Path) -> None:
