@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint layers types drift notebooks tests lab bench lock docs readme export notebook install system clean
+.PHONY: help demo test check format lint layers types drift notebooks tests lab bench report lock docs readme export notebook install system clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -74,7 +74,7 @@ drift: $(VENV)/.dev
 	@$(BIN)/pytest tests/house/test_drift.py
 
 notebooks: $(VENV)/.dev
-	@$(BIN)/nbdev-test --n_workers 2 --do_print
+	@$(BIN)/nbdev-test --n-workers 2
 
 tests: $(VENV)/.dev
 	@$(BIN)/pytest -n 2 --dist loadgroup tests --ignore tests/house/test_drift.py --ignore tests/house/test_layers.py
@@ -89,7 +89,10 @@ study-%: $(VENV)/.dev ## long proofs: study-demo-kills
 # --- authoring ---------------------------------------------------------------------------------
 
 export: $(VENV)/.dev ## notebooks to package
-	@$(BIN)/nbdev-export
+	@$(BIN)/python environments/notebook.py --no-run
+
+report: $(VENV)/.dev ## exported lines and words of prose, page by page
+	@$(BIN)/python tests/house/report.py
 
 notebook: $(VENV)/.dev ## run one notebook, keep its outputs, clean, export: make notebook NB=nbs/…
 	@$(BIN)/python environments/notebook.py $(NB)
