@@ -403,13 +403,14 @@ def job_run(
     json: JsonOption = False,
 ) -> None:
     """Run one job as a trial."""
-    from researchkit.jobs.runner import run
+    from researchkit.jobs.runner import checked, run
     from researchkit.jobs.spec import job, parse_parameters
     from researchkit.operations.demo import progress_line
 
-    ws = _open(workspace)
+    ws, meant = _open(workspace), job(name)
+    given = checked(meant, parse_parameters(parameter or []))  # before a line of progress is drawn
     with progress_line(name, quiet=json) as tick:
-        done = run(ws, job(name), parameters=parse_parameters(parameter or []), progress=tick)
+        done = run(ws, meant, parameters=given, progress=tick)
     _say(
         [{"job": done.job, "run": done.run, "executed notebook": str(ws.archive.folder / done.archived)}],
         json=json,
@@ -437,7 +438,11 @@ def run_ls(
 
 
 @runs.command("show")
-def run_show(run: str = "latest", workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+def run_show(
+    run: Annotated[str, typer.Argument(help="latest, an id, or the beginning of one.")] = "latest",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show one trial: its parameters, metrics and artifacts."""
     from researchkit.experiments.warehouse import find_trial, frame
 
@@ -474,7 +479,11 @@ gate = _group("gate", "Whether an idea beats the system that runs.")
 
 
 @gate.command("status")
-def gate_status(name: str = "latest", workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
+def gate_status(
+    name: Annotated[str, typer.Argument(help="latest, a campaign's name, or its id.")] = "latest",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show a campaign's verdicts and what is behind them."""
     from researchkit.operations.demo import behind, rows_of
 

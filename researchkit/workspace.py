@@ -74,7 +74,7 @@ def create(
     for name in FOLDERS:
         make_folder(root / name, mode=0o700 if name == "keys" else 0o755)
     install(path_of(settings, "policy_url"))
-    write_once(root / "VERSION", f"{LAYOUT}\n".encode(), site="workspace", mode=0o644)
+    write_once(root / "VERSION", f"{LAYOUT}\n".encode(), site="workspace", mode=0o644, scratch=root / "tmp")
 
 # %% ../nbs/workspace/01_workspace.ipynb #wsp11
 class Security:

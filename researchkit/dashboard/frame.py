@@ -77,7 +77,7 @@ th{color:#52606d;font-weight:600;border-bottom:1px solid #c6cfd8} blockquote{bor
 
 def _colours() -> str:
     """The style sheet of highlighted code."""
-    from pygments.formatters import HtmlFormatter
+    from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 
     return str(HtmlFormatter(style="default").get_style_defs(".highlight")).replace(
         "background: #f8f8f8;", ""

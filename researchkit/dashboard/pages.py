@@ -69,7 +69,7 @@ def verdict_page(ws: Workspace) -> Any:
             '<p class="lead">No campaign has been registered yet. <code>researchkit demo</code> brings one to its end.</p>'
         )
     choice = pn.widgets.Select(
-        name="campaign", options=known, width=340, visible=len(known) > 1, margin=FLUSH
+        label="campaign", options=known, width=340, visible=len(known) > 1, margin=FLUSH
     )
     table = pn.bind(lambda campaign: guarded(lambda: html(_told(ws, campaign))), choice)
     return pn.Column(choice, table, sizing_mode="stretch_width")
@@ -162,8 +162,8 @@ def calibration_page(ws: Workspace) -> Any:
     if not known:
         words = "No run has logged a calibration report yet: <code>run.log(calibration=…)</code>."
         return html(f'<p class="lead">{words}</p>')
-    which = pn.widgets.Select(name="report", options=known, width=360, margin=FLUSH)
-    fold = pn.widgets.Select(name="fold", options=_folds(ws, which.value), value=-1, width=130, margin=FLUSH)
+    which = pn.widgets.Select(label="report", options=known, width=360, margin=FLUSH)
+    fold = pn.widgets.Select(label="fold", options=_folds(ws, which.value), value=-1, width=130, margin=FLUSH)
     which.param.watch(lambda event: fold.param.update(options=_folds(ws, event.new), value=-1), "value")
     figure = pn.bind(lambda c, f: guarded(lambda: _diagram(ws, c, f)), which, fold)
     return pn.Column(pn.Row(which, fold), figure, sizing_mode="stretch_width")

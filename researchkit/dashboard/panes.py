@@ -5,7 +5,7 @@
 # %% ../../nbs/dashboard/06_panes.ipynb #dpn04
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -75,8 +75,8 @@ class Paged:
             configuration={"columnDefaults": {"headerSort": False}},
             sizing_mode="stretch_width", widths=widths or {}, stylesheets=[TABLE], margin=(4, 0),
         )  # fmt: skip
-        self.newer = pn.widgets.Button(name="‹ newer", width=84, margin=FLUSH)
-        self.older = pn.widgets.Button(name="older ›", width=84, margin=FLUSH)
+        self.newer = pn.widgets.Button(label="‹ newer", width=84, margin=FLUSH)
+        self.older = pn.widgets.Button(label="older ›", width=84, margin=FLUSH)
         self.words = html("", width=240, sizing_mode="fixed")
         self.pager = pn.Row(self.newer, self.older, self.words)
         self.newer.on_click(lambda event: self.turn(-1))

@@ -146,7 +146,7 @@ def performance(
         (sharpes, "sharpe", "Sharpe ratio", f"Rolling Sharpe ratio of {ROLLING} sessions", "annualised", 165),
         (equities, "net", "daily result", "Daily profit and loss", "% of capital", 175),
     ]
-    drawn = []
+    drawn: list[Any] = []
     for frames, value, label, title, unit, height in parts:
         if _long(frames, value).height:
             look: dict[str, Any] = {

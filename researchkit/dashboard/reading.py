@@ -241,9 +241,9 @@ def calibration(
             raise not_found("artifact", name, rows)
         return ws.archive.get(rows[name]["archive_path"], rows[name]["sha256"])
 
-    parts = (read_frame(opened(f"calibration{part}.parquet")) for part in ("", "-curves", "-bins"))
+    scores, curves, bins = (read_frame(opened(f"calibration{part}.parquet")) for part in ("", "-curves", "-bins"))
     words = tuple(json.loads(opened("calibration-words.json"))) if "calibration-words.json" in rows else ()
-    return Calibration(*parts, words=words)
+    return Calibration(scores, curves, bins, words)
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd33
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def runs_page(
 
     def chosen(row: dict[str, Any]) -> None:
         name, there = "open the executed notebook", row["archive_path"] is not None
-        button = pn.widgets.Button(name=name, button_type="primary", width=230, margin=FLUSH, visible=there)
+        button = pn.widgets.Button(label=name, button_type="primary", width=230, margin=FLUSH, visible=there)
         button.on_click(lambda event: open_notebook(row["id"]))
         detail[:] = [guarded(lambda: html(run_facts(reading.record(ws, row["id"])))), button]
 
@@ -167,7 +167,7 @@ def ledger_page(ws: Workspace) -> Any:
     from researchkit.security.ledger import table
 
     kinds = {"everything": ""} | {k: k for k in KINDS}
-    kind = pn.widgets.Select(name="kind of entry", options=kinds, width=220, margin=FLUSH)
+    kind = pn.widgets.Select(label="kind of entry", options=kinds, width=220, margin=FLUSH)
     detail = pn.Column(sizing_mode="stretch_width")
 
     def chosen(row: dict[str, Any]) -> None:

@@ -92,8 +92,7 @@ class Archive:
                 f"archive {path}: the content looks like {found[0]} at byte {found[1]:,}, and nothing can be "
                 "taken out of the archive again. Remove it from the source and run again"
             )
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        write_once(self.folder / path, content, site="archive")
+        write_once(self.folder / path, content, site="archive", scratch=self.folder / ".unfinished")
         return Archived(path, hashlib.sha256(content).hexdigest(), len(content))
 
     def path(self, relative: str) -> Path:

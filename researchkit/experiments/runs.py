@@ -53,9 +53,14 @@ def _begin(shelves: Shelves, row: dict[str, Any], context: Context) -> None:
         if row["pin"] is not None:
             used = {"pin": row["pin"], "since_ns": row["started_ns"]}
             writer.add("pins_used", [used], within={"trial": row["id"]})
+    _announce(shelves, row, replace(context, run=row["id"], hypothesis=row["hypothesis"]))
+
+
+def _announce(shelves: Shelves, row: Mapping[str, Any], context: Context) -> None:
+    """Put the first line about a trial onto the ledger."""
     said = {k: row[k] for k in ("job", "title", "hypothesis", "pin", "tier")}
     said |= {"code": json.loads(row["code"])["package"], "parameters": json.loads(row["parameters"])}
-    shelves.say("trial", row["id"], said, replace(context, run=row["id"], hypothesis=row["hypothesis"]))
+    shelves.say("trial", row["id"], said, context)
 
 # %% ../../nbs/experiments/07_runs.ipynb #rns08
 def _project(shelves: Shelves, trial: str, *, url: str | None, location: str | None) -> None:
@@ -82,7 +87,21 @@ def _end(shelves: Shelves, trial: str, status: str, *, reason: str | None, conte
 def _dead(shelves: Shelves) -> list[dict[str, Any]]:
     """List trials that say they run, and whose process is gone."""
     rows = shelves.warehouse.rows("trials", status="running")
-    return [row for row in rows if provenance.alive(json.loads(row["process"])) is False]
+    return [row for row in rows if _is_dead(row)]
+
+
+def _is_dead(row: Mapping[str, Any]) -> bool:
+    """Whether the process of a trial is known to be gone."""
+    return provenance.alive(json.loads(row["process"])) is False
+
+
+def _tell(shelves: Shelves, row: Mapping[str, Any], context: Context) -> None:
+    """Say on the ledger what a dead process did not come to say about its trial."""
+    said = {k: shelves.ledger.entries(kind=k, subject=f"run:{row['id']}", limit=1) for k in ("trial", "run")}
+    if not said["trial"]:
+        _announce(shelves, row, context)
+    if not said["run"] and row["status"] != "running":
+        shelves.say("run", row["id"], {"status": row["status"], "reason": row["reason"]}, context)
 
 # %% ../../nbs/experiments/07_runs.ipynb #rns11
 class Run:
@@ -222,14 +241,20 @@ class Runs:
         return first
 
     def sweep(self) -> list[str]:
-        """Abort the trials of dead processes, make missing MLflow copies; called at every start."""
+        """Abort the trials of dead processes, complete ledger and MLflow; called at every start."""
         ended = []
         for row in _dead(self.shelves):
-            context = replace(self.context, run=row["id"], hypothesis=row["hypothesis"])
+            context = self._of(row)
+            _tell(self.shelves, row, context)
             if _end(self.shelves, row["id"], "aborted", reason="its process died", context=context):
                 ended.append(row["id"])
-        if self._tracking["url"] is not None:
-            for row in self.warehouse.rows("trials", mlflow_run=None):
-                if row["status"] != "running":
-                    _project(self.shelves, row["id"], **self._tracking)
+        for row in self.warehouse.rows("trials", mlflow_run=None):
+            if row["status"] != "running":
+                if _is_dead(row):
+                    _tell(self.shelves, row, self._of(row))
+                _project(self.shelves, row["id"], **self._tracking)
         return ended
+
+    def _of(self, row: Mapping[str, Any]) -> Context:
+        """In whose course a line about a trial is written."""
+        return replace(self.context, run=row["id"], hypothesis=row["hypothesis"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['Progress', 'parameters_of', 'Executed', 'execute', 'execute_here', 'Done', 'run']
+__all__ = ['Progress', 'parameters_of', 'checked', 'Executed', 'execute', 'execute_here', 'Done', 'run']
 
 # %% ../../nbs/jobs/02_runner.ipynb #run07
 @contextmanager
@@ -85,8 +85,11 @@ def parameters_of(
     return {name: entry["default"] for name, entry in inspect_notebook(str(notebook)).items()}
 
 
-def _checked(job: Job, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters to inject, or a refusal that names the nearest one."""
+def checked(
+    job: Job,
+    given: Mapping[str, Any],  # override the job's own
+) -> dict[str, Any]:
+    """The parameters to inject; JobError names the nearest one to a name that nobody reads."""
     known = parameters_of(job.notebook)
     merged = {**job.parameters, **given}
     for name in merged:
@@ -124,7 +127,7 @@ def execute(
     import papermill
     from papermill.engines import papermill_engines
 
-    given = _checked(job, parameters)
+    given = checked(job, parameters)
     with _private_folder() as place:
         kernel_env = {**os.environ, **environment(), **env, "PYTHONWARNINGS": "ignore"}
         engine = f"researchkit-{place.name}"
@@ -193,7 +196,7 @@ def execute_here(
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    given = _checked(job, parameters)
+    given = checked(job, parameters)
     nb = parameterize_notebook(load_notebook_node(str(job.notebook)), given)
     with _environ(env):
         failure = _run_cells(nb, progress)
@@ -228,7 +231,7 @@ def run(
     progress: Progress = lambda done, of: None,
 ) -> Done:  # JobError names notebook, cell and cause, after all is kept
     """Run one job as a trial."""
-    given = _checked(job, dict(parameters or {}))
+    given = checked(job, dict(parameters or {}))
     ws.policy.require(ws.principal, "run", job.name)
     trial = ws.runs.start(job.words, hypothesis=job.hypothesis, job=job.name, parameters=given)
     env = {"RESEARCHKIT_WORKSPACE": str(ws.root), "RESEARCHKIT_RUN": trial.id}

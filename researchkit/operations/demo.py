@@ -85,7 +85,7 @@ def _sweep(ws: Workspace) -> None:
     """Clear up after processes that are gone."""
     from researchkit.security.durable import sweep_temporary
 
-    for name in ("tmp", "raw", "lake", "keys", "policy"):
+    for name in ("tmp", "raw", "lake", "keys", "policy", "archive/.unfinished"):
         sweep_temporary(ws.root / name)
     for path in (ws.root / "tmp").glob("job-*"):
         shutil.rmtree(path, ignore_errors=True)

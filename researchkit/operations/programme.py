@@ -178,11 +178,12 @@ def naive_answers(
     from researchkit.inference.selection import naive_gate
 
     held = equities[baseline]
+    sessions = held["ts_known"].dt.offset_by("-1ms").dt.date()  # the session that ended then
     said = {}
     for name, equity in equities.items():
         if name == baseline:
             continue
         answer = naive_gate(equity["net"].to_numpy(), held["net"].to_numpy())
-        day = None if answer.first_day is None else held["ts_known"][answer.first_day].date()
+        day = None if answer.first_day is None else sessions[answer.first_day]
         said[name] = f"moved (first on {day})" if answer.fired else "not moved"
     return said
