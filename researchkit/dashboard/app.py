@@ -104,6 +104,14 @@ def _guard(rules: dict[str, str]) -> type:
 
     return Guard
 
+# %% ../../nbs/dashboard/09_app.ipynb #dap22
+def _quiet(loop: Any, said: dict[str, Any]) -> None:
+    """Ignore that a browser has gone; report everything else."""
+    from tornado.websocket import WebSocketClosedError
+
+    if not isinstance(said.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(said)
+
 # %% ../../nbs/dashboard/09_app.ipynb #dap15
 def start(
     ws: Workspace,
@@ -120,13 +128,8 @@ def start(
         raise ValueError(f"port must lie between 0 and 65535, got {port}")
     pn.extension("tabulator")
     word, title = secrets.token_urlsafe(18), f"researchkit · {ws.root.name}"
-    given = {
-        "address": "127.0.0.1",
-        "title": {word: title},
-        "start": False,
-        "use_index": False,
-        "redirect_root": False,
-    }
+    given: dict[str, Any] = {"address": "127.0.0.1", "title": {word: title}, "start": False}
+    given |= {"use_index": False, "redirect_root": False}
     try:
         server = pn.io.server.get_server({word: lambda: build(ws)}, port=port, **given)
     except OSError as e:
@@ -135,11 +138,12 @@ def start(
     server._tornado.websocket_origins.clear()
     server._tornado.websocket_origins.add(origin)
     server._tornado.transforms.append(_guard(_rules(origin)))
+    server.io_loop.asyncio_loop.set_exception_handler(_quiet)
     if show:
         server.io_loop.add_callback(webbrowser.open, f"http://{origin}/{word}")
     return server, f"http://{origin}/{word}"
 
-
+# %% ../../nbs/dashboard/09_app.ipynb #dap24
 def serve(
     ws: Workspace,
     *,

@@ -83,7 +83,7 @@ def _colours() -> str:
         "background: #f8f8f8;", ""
     )
 
-
+# %% ../../nbs/dashboard/02_frame.ipynb #dfr23
 def framed(
     body: str,  # HTML of any origin; it is cleaned here
     *,

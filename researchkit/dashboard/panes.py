@@ -53,6 +53,18 @@ TABLE = """
 .tabulator .tabulator-row.tabulator-selected{background:#e3f0f8!important;color:#1f2933}
 """
 
+
+
+def _table(widths: dict[str, int]) -> Any:
+    """An empty table."""
+    import panel as pn
+
+    return pn.widgets.Tabulator(
+        disabled=True, selectable=1, show_index=False, layout="fit_data_stretch", theme="simple",
+        configuration={"columnDefaults": {"headerSort": False}},
+        sizing_mode="stretch_width", widths=widths, stylesheets=[TABLE], margin=(4, 0),
+    )  # fmt: skip
+
 # %% ../../nbs/dashboard/06_panes.ipynb #dpn12
 class Paged:
     """A list that is asked for a hundred rows at a time."""
@@ -70,11 +82,7 @@ class Paged:
 
         self._ask, self._columns, self._chosen, self.page, self._height = ask, columns, chosen, 0, height
         self.rows = pl.DataFrame()
-        self.table = pn.widgets.Tabulator(
-            disabled=True, selectable=1, show_index=False, layout="fit_data_stretch", theme="simple",
-            configuration={"columnDefaults": {"headerSort": False}},
-            sizing_mode="stretch_width", widths=widths or {}, stylesheets=[TABLE], margin=(4, 0),
-        )  # fmt: skip
+        self.table = _table(widths or {})
         self.newer = pn.widgets.Button(label="‹ newer", width=84, margin=FLUSH)
         self.older = pn.widgets.Button(label="older ›", width=84, margin=FLUSH)
         self.words = html("", width=240, sizing_mode="fixed")

@@ -128,7 +128,7 @@ def _band(sealed: tuple[Any, Any] | None, plot: Any) -> Any:
         return plot
     return plot * holoviews().VSpan(*sealed).opts(color=GREY, alpha=0.12, apply_ranges=False)
 
-
+# %% ../../nbs/dashboard/04_plots.ipynb #dpl27
 def performance(
     equities: Mapping[str, pl.DataFrame],  # strategy → EQUITY
     *,

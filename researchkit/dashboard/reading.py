@@ -241,7 +241,9 @@ def calibration(
             raise not_found("artifact", name, rows)
         return ws.archive.get(rows[name]["archive_path"], rows[name]["sha256"])
 
-    scores, curves, bins = (read_frame(opened(f"calibration{part}.parquet")) for part in ("", "-curves", "-bins"))
+    scores, curves, bins = (
+        read_frame(opened(f"calibration{part}.parquet")) for part in ("", "-curves", "-bins")
+    )
     words = tuple(json.loads(opened("calibration-words.json"))) if "calibration-words.json" in rows else ()
     return Calibration(scores, curves, bins, words)
 
@@ -267,7 +269,7 @@ def record(
     metrics = frame(ws.warehouse, "metrics", trial=row["id"]).select("strategy", "name", "value")
     return Record(row, metrics, tuple(ws.warehouse.rows("artifacts", trial=row["id"])), mirror(ws, row))
 
-
+# %% ../../nbs/dashboard/03_reading.ipynb #drd45
 def mirror(
     ws: Workspace,
     row: Mapping[str, Any],  # of a trial
@@ -278,8 +280,10 @@ def mirror(
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from researchkit.settings import database_of
+    from researchkit.settings import database_of, path_of
 
+    if not path_of(ws.settings, "tracking_url").is_file():
+        return {"run": row["mlflow_run"], "problem": "the MLflow database is not there"}
     try:
         run = MlflowClient(tracking_uri=database_of(ws.settings, "tracking_url")).get_run(row["mlflow_run"])
     except MlflowException as e:

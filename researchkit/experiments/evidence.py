@@ -5,7 +5,7 @@
 # %% ../../nbs/experiments/17_evidence.ipynb #evi03
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,20 +67,27 @@ def of_ledger(source: Source) -> Iterator[Link]:
     yield _tried("ledger", "chain", lambda: str(source.ledger.verify(full=True)))
 
 # %% ../../nbs/experiments/17_evidence.ipynb #evi17
-def _of_pin(source: Source, pin: str) -> Iterator[Link]:
-    """Check a pin, its files, and the raw objects of its tables."""
+def _of_pin(source: Source, pin: str) -> Generator[Link, None, tuple[str, ...]]:
+    """Check a pin and its files; return its tables."""
     try:
         found = source.pins.get(pin)
         findings = source.pins.findings(found)
     except _FAULTS as e:
         yield Link("pin", pin[:12], False, str(e), pin)
-        return
+        return ()
     for finding in findings:
         yield Link(finding.kind, _short(finding.name), finding.ok, finding.words, finding.expected)
     yield _tried("pin on the ledger", found.name, lambda: _check_pin(source, found), found.id)
-    for table in found.tables:
-        for raw in source.raw.objects(table.table):
-            yield from _of_raw(source, raw)
+    return tuple(t.table for t in found.tables)
+
+
+def _of_pins(source: Source, pins: Iterable[str]) -> Iterator[Link]:
+    """Check pins, and then each raw object of their tables once."""
+    tables: set[str] = set()
+    for pin in sorted(pins):
+        tables.update((yield from _of_pin(source, pin)))
+    for raw in (o for table in sorted(tables) for o in source.raw.objects(table)):
+        yield from _of_raw(source, raw)
 
 
 def _check_pin(source: Source, pin: Any) -> str:
@@ -113,12 +120,8 @@ def _check_vendor(source: Source, raw: Any) -> str:
     return "the plaintext is what the vendor's manifest promised"
 
 # %% ../../nbs/experiments/17_evidence.ipynb #evi19
-def of_run(
-    source: Source,
-    name: str = "latest",  # id, the beginning of one, or "latest"
-) -> Iterator[Link]:
-    """Walk one run: trial, results, artifacts, notebook, pin, raw objects."""
-    trial = find_trial(source.warehouse, name)
+def _of_trial(source: Source, trial: Mapping[str, Any]) -> Iterator[Link]:
+    """Check a trial, its results, artifacts and notebook."""
     short = str(trial["id"])[:8]
     yield _tried("trial", short, lambda: check_trial(source, trial))
     for result in source.warehouse.rows("results", trial=trial["id"]):
@@ -132,8 +135,21 @@ def of_run(
         yield _tried(row["kind"], label, partial(check_artifact, source, row), row["sha256"])
     if trial["notebook_sha256"] is not None:
         yield _tried("notebook", short, lambda: check_notebook(source, trial), trial["notebook_sha256"])
-    for used in source.warehouse.rows("pins_used", trial=trial["id"]):
-        yield from _of_pin(source, used["pin"])
+
+
+def _pins_of(source: Source, trials: Iterable[str]) -> set[str]:
+    """List the pins that trials used."""
+    return {used["pin"] for trial in trials for used in source.warehouse.rows("pins_used", trial=trial)}
+
+
+def of_run(
+    source: Source,
+    name: str = "latest",  # id, the beginning of one, or "latest"
+) -> Iterator[Link]:
+    """Walk one run: trial, results, artifacts, notebook, pin, raw objects."""
+    trial = find_trial(source.warehouse, name)
+    yield from _of_trial(source, trial)
+    yield from _of_pins(source, _pins_of(source, [trial["id"]]))
 
 # %% ../../nbs/experiments/17_evidence.ipynb #evi20
 def _check_registration(source: Source, campaign: Campaign) -> str:
@@ -188,18 +204,32 @@ def of_campaign(
         yield _tried("order", label, lambda: _check_order(source, campaign))
     for row in rows:
         yield _tried("verdict", row["challenger"], partial(_check_verdict, source, row))
-    for trial in _behind(source, campaign):
-        yield from of_run(source, trial)
+    trials = _behind(source, campaign)
+    for trial in trials:
+        yield from _of_trial(source, find_trial(source.warehouse, trial))
+    yield from _of_pins(source, _pins_of(source, trials))
     for part in campaign.registration.sealed:
         for raw in (o for o in source.raw.objects(part.table) if o.sha256 == part.raw):
             yield from _of_raw(source, raw)
 
 
 def _behind(source: Source, campaign: Campaign) -> list[str]:
-    """List the trials behind a campaign: of each registered stream, and of the look."""
+    """List the trials behind a campaign: of each registered stream, of the look, and of the jobs before it."""
     looks = source.ledger.entries(kind="verdict", subject=f"campaign:{campaign.id}")
     runs = [str(e.context["run"]) for e in looks if e.context.get("run")]
-    return sorted({*campaign.trials.values(), *runs})
+    named = sorted({*campaign.trials.values(), *runs})
+    return sorted({*named, *_jobs_before(source, named)})
+
+
+def _jobs_before(source: Source, named: Sequence[str]) -> Iterator[str]:
+    """Of each job that worked on the same data, find the last run that finished before the latest of these began."""
+    begun = [t["started_ns"] for name in named for t in source.warehouse.rows("trials", id=name)]
+    last: dict[str, tuple[int, str]] = {}
+    for pin in sorted(_pins_of(source, named)):
+        for t in source.warehouse.rows("trials", pin=pin, status="finished"):
+            if t["notebook_sha256"] is not None and t["started_ns"] <= max(begun):
+                last[t["job"]] = max(last.get(t["job"], (0, "")), (t["started_ns"], t["id"]))
+    yield from (trial for _, trial in last.values())
 
 # %% ../../nbs/experiments/17_evidence.ipynb #evi22
 def _walk(source: Source, target: str) -> Iterator[Link]:

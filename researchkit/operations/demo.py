@@ -87,7 +87,7 @@ def _sweep(ws: Workspace) -> None:
 
     for name in ("tmp", "raw", "lake", "keys", "policy", "archive/.unfinished"):
         sweep_temporary(ws.root / name)
-    for path in (ws.root / "tmp").glob("job-*"):
+    for path in (*(ws.root / "tmp").glob("job-*"), ws.root / "tmp" / "orders"):
         shutil.rmtree(path, ignore_errors=True)
     ws.runs.sweep()
 
