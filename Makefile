@@ -80,8 +80,8 @@ tests: $(VENV)/.dev
 	@$(BIN)/pytest -n 2 --dist loadgroup tests --ignore tests/house/test_drift.py --ignore tests/house/test_layers.py
 	@$(BIN)/python tests/house/report.py
 
-bench: $(VENV)/.dev ## speed against a peer or a limit in the same run; prints JSON lines
-	@for f in tests/bench/bench_*.py; do $(BIN)/python $$f; done
+bench: $(VENV)/.dev ## speed against a peer or a limit in the same run; DATE=2026-11-22 also writes nbs/results/
+	@$(BIN)/python tests/bench/measuring.py $(if $(DATE),--date $(DATE))
 
 study-%: $(VENV)/.dev ## long proofs: study-demo-kills
 	@$(BIN)/python tests/studies/$(subst -,_,$*).py

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ..errors import IntegrityError, LookAheadError
 from .fills import Result
 from .grid import float_bars
+from ..errors import IntegrityError, LookAheadError
 
 # %% auto #0
 __all__ = ['recomputed', 'Audit', 'audit', 'StaleFills', 'stale_fill_share', 'require_tradable']

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from .. import frames
-from ..errors import not_found
 from .grid import float_bars
+from ..errors import not_found
 
 # %% auto #0
 __all__ = ['volatility', 'sized', 'trend_signals', 'reversal_signals', 'leveraged']

@@ -14,9 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .. import frames
-from ..errors import not_found
 from .costs import Costs
 from .grid import Grid, float_bars, grid, place
+from ..errors import not_found
 
 # %% auto #0
 __all__ = ['Fill', 'Result', 'simulate']

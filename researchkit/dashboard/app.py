@@ -112,6 +112,16 @@ def _quiet(loop: Any, said: dict[str, Any]) -> None:
     if not isinstance(said.get("exception"), WebSocketClosedError):
         loop.default_exception_handler(said)
 
+# %% ../../nbs/dashboard/09_app.ipynb #dap26
+def _warm() -> None:
+    """Load what the pages will need."""
+    import nbconvert  # noqa: F401
+    from hvplot.plotting.core import hvPlotTabularPolars  # noqa: F401
+
+    from researchkit.dashboard.plots import holoviews
+
+    holoviews()
+
 # %% ../../nbs/dashboard/09_app.ipynb #dap15
 def start(
     ws: Workspace,
@@ -126,6 +136,7 @@ def start(
 
     if not 0 <= port <= 65535:
         raise ValueError(f"port must lie between 0 and 65535, got {port}")
+    _warm()
     pn.extension("tabulator")
     word, title = secrets.token_urlsafe(18), f"researchkit · {ws.root.name}"
     given: dict[str, Any] = {"address": "127.0.0.1", "title": {word: title}, "start": False}

@@ -54,7 +54,6 @@ TABLE = """
 """
 
 
-
 def _table(widths: dict[str, int]) -> Any:
     """An empty table."""
     import panel as pn

@@ -80,7 +80,7 @@ def _dress(plot: Any, element: Any) -> None:
         "bold",
     )
     for legend in figure.legend:
-        legend.border_line_color = None
+        legend.border_line_color = legend.title = None
         legend.background_fill_alpha = 0.75
         legend.label_text_font, legend.label_text_font_size = _FONT, "11.5px"
         legend.label_text_color, legend.spacing, legend.padding, legend.margin = INK, 14, 4, 4
@@ -197,6 +197,7 @@ def _made(part: pl.DataFrame, colour: str) -> Any:
         line_color="white",
         responsive=True,
         height=120,
+        yticks=3,
         xlim=(0, 1),
         hooks=[_dress],
         title="",

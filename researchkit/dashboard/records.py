@@ -82,11 +82,14 @@ def runs_page(
 
     def chosen(row: dict[str, Any]) -> None:
         name, there = "open the executed notebook", row["archive_path"] is not None
-        button = pn.widgets.Button(label=name, button_type="primary", width=230, margin=FLUSH, visible=there)
+        button = pn.widgets.Button(label=name, color="primary", width=230, margin=FLUSH, visible=there)
         button.on_click(lambda event: open_notebook(row["id"]))
         detail[:] = [guarded(lambda: html(run_facts(reading.record(ws, row["id"])))), button]
 
-    listed = Paged(lambda page: reading.runs_page(ws.warehouse, page), columns=RUN_COLUMNS, chosen=chosen)
+    def ask(page: int) -> pl.DataFrame:
+        return reading.runs_page(ws.warehouse, page).with_columns(pl.col("pin").str.slice(0, 12))
+
+    listed = Paged(ask, columns=RUN_COLUMNS, chosen=chosen)
     return pn.Column(listed.view, detail, sizing_mode="stretch_width")
 
 # %% ../../nbs/dashboard/08_records.ipynb #drc11

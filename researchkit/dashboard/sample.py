@@ -131,7 +131,12 @@ def _runs(ws: Workspace, *, mlflow: bool) -> Runs:
     from researchkit.settings import database_of
 
     url = database_of(ws.settings, "tracking_url") if mlflow else None
-    parts: dict[str, Any] = {"warehouse": ws.warehouse, "archive": ws.archive, "ledger": ws.ledger, "context": ws.context}
+    parts: dict[str, Any] = {
+        "warehouse": ws.warehouse,
+        "archive": ws.archive,
+        "ledger": ws.ledger,
+        "context": ws.context,
+    }
     return Runs(**parts, tier=ws.settings.tier, tracking_url=url)
 
 

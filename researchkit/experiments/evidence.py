@@ -127,8 +127,9 @@ def _of_trial(source: Source, trial: Mapping[str, Any]) -> Iterator[Link]:
     for result in source.warehouse.rows("results", trial=trial["id"]):
         label = f"{short}/{result['strategy']}"
         yield _tried("equity", label, partial(check_equity, source, result), result["stream"])
-    strategies = sorted({r["strategy"] for r in source.warehouse.rows("metrics", trial=trial["id"])})
-    for strategy in strategies:
+    rows = source.warehouse.rows
+    scored = [*rows("metrics", trial=trial["id"]), *rows("calibration", trial=trial["id"])]
+    for strategy in sorted({r["strategy"] for r in scored}):
         yield _tried("numbers", f"{short}/{strategy}", partial(check_numbers, source, trial["id"], strategy))
     for row in source.warehouse.rows("artifacts", trial=trial["id"]):
         label = f"{short}/{row['strategy']}/{row['name']}"

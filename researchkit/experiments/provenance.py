@@ -71,7 +71,8 @@ def machine() -> dict[str, str]:
     import numpy  # noqa: F401  its BLAS must be loaded to be asked
     import threadpoolctl  # type: ignore[import-untyped]
 
-    installed = sorted({f"{d.metadata['Name']}=={d.version}".lower() for d in distributions()})
+    named = (d.metadata for d in distributions())  # parsed at every access, so asked for once
+    installed = sorted({f"{m['Name']}=={m['Version']}".lower() for m in named})
     pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
     blas = sorted({f"{p['internal_api']} {p['version']} {p.get('architecture')}" for p in pools})
     return {

@@ -103,10 +103,14 @@ def honest(
 
     features = compute(trend_core, bars).drop_nulls()
     rule = for_sessions(features["ts_known"].n_unique()) if rule is None else rule
-    settled = barriers.outcomes(bars, features.select("ts_known", "symbol"), up=rule.up, down=rule.down, horizon=rule.horizon)
+    settled = barriers.outcomes(
+        bars, features.select("ts_known", "symbol"), up=rule.up, down=rule.down, horizon=rule.horizon
+    )
     labels = settled.select("ts_known", "symbol", "ts_end", "label", "weight")
     folds = walkforward.anchored(features, train=rule.train, test=rule.test, purge=rule.purge)
-    fit = fit_folds(EntryModel(), features, labels=labels, folds=folds, calibrate=rule.calibrate, seed=rule.seed)
+    fit = fit_folds(
+        EntryModel(), features, labels=labels, folds=folds, calibrate=rule.calibrate, seed=rule.seed
+    )
     stakes = _stakes(settled, folds[0].test[0])
     sigma = barriers.ewma_volatility(bars).rename({"sigma": "vol"})
     targets = signals(
@@ -184,9 +188,19 @@ def lineup(
         return reversal_signals(bars, symbols=reversed_symbols)
 
     return (
-        Challenger("honest", "calibrated entry probabilities", lambda b: honest(b, rule, costs=costs).signals, "next_close"),
+        Challenger(
+            "honest",
+            "calibrated entry probabilities",
+            lambda b: honest(b, rule, costs=costs).signals,
+            "next_close",
+        ),
         Challenger("peek", "reads one bar past its own fill", peek, "next_close"),
-        Challenger("leverage", f"the baseline, {leverage} times", lambda b: leveraged(held.signals(b), leverage), "next_close"),
+        Challenger(
+            "leverage",
+            f"the baseline, {leverage} times",
+            lambda b: leveraged(held.signals(b), leverage),
+            "next_close",
+        ),
         Challenger("stale_open", "one-day reversal at the recorded open", reversal, "next_open"),
     )
 

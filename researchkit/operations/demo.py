@@ -58,7 +58,10 @@ def stream(
             raise SchemaError(f"{one.name}: holds {one.schema}, the demo runs on daily bars, ohlcv-1d")
     sessions = len({t for d in found for t in dbn.read_bars(d.path, sha256=d.sha256)["ts_event"].to_list()})
     for_sessions(int(sessions * 0.75) - 252)
-    tag = "".join(c if c.isalnum() else "-" for c in Path(source).name.split(".")[0].lower()).strip("-") or "own"
+    tag = (
+        "".join(c if c.isalnum() else "-" for c in Path(source).name.split(".")[0].lower()).strip("-")
+        or "own"
+    )
     hashes = sorted({d.vendor_hash for d in found})
     return Stream(tag, str(Path(source).absolute()), f"{seen[0].dataset}/ohlcv-1d", ", ".join(hashes))
 
@@ -73,7 +76,12 @@ def progress_line(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description:<22}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task(words, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
@@ -99,7 +107,9 @@ def _grant(ws: Workspace, table: str) -> None:
 
     if not ws.policy.decide(ws.principal, "read", table).allow:
         grant(path_of(ws.settings, "policy_url"), "quant", action="read", resource=table)
-        ws.ledger.append("grant", {"subject": f"table:{table}", "role": "quant", "action": "read"}, ws.context)
+        ws.ledger.append(
+            "grant", {"subject": f"table:{table}", "role": "quant", "action": "read"}, ws.context
+        )
 
 
 def _denied(ws: Workspace, table: str) -> dict[str, Any]:
@@ -110,7 +120,9 @@ def _denied(ws: Workspace, table: str) -> dict[str, Any]:
     except AccessDenied as refusal:
         line = ws.ledger.entries("denied", limit=1)[-1]
         return {"asked": asked, "words": str(refusal), "ledger_entry": line.seq, "hash": line.hash}
-    raise ResearchKitError(f"the policy of this workspace lets {ws.principal.name} read {asked}, which the demo must not")
+    raise ResearchKitError(
+        f"the policy of this workspace lets {ws.principal.name} read {asked}, which the demo must not"
+    )
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo15
 @dataclass(frozen=True)
@@ -169,18 +181,29 @@ def behind(
     lines = []
     for verdict in gate.status(campaign).verdicts:
         n = verdict.numbers
-        lines += [f"{verdict.challenger}: {'shown' if shown else 'not shown'}: {claim}" for claim, shown in verdict.claims]
-        lines += [f"{verdict.challenger}: {'held' if c.held else 'failed'}: {c.name} ({c.words})" for c in verdict.conditions]
+        lines += [
+            f"{verdict.challenger}: {'shown' if shown else 'not shown'}: {claim}"
+            for claim, shown in verdict.claims
+        ]
+        lines += [
+            f"{verdict.challenger}: {'held' if c.held else 'failed'}: {c.name} ({c.words})"
+            for c in verdict.conditions
+        ]
         if n.detectable is not None and n.years_needed is not None:
             could = f"these {n.years:.1f} years could show an edge of {n.detectable:.1%} a year (80 % power)"
-            lines.append(f"{verdict.challenger}: {could}; to show one of {n.margin:.0%} would take about {n.years_needed:,.0f} years")
+            lines.append(
+                f"{verdict.challenger}: {could}; to show one of {n.margin:.0%} would take about {n.years_needed:,.0f} years"
+            )
     return lines
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo16
 def demo(
     ws: Workspace,
     *,
-    source: str | Path | Stream | None = None,  # the user's own ohlcv-1d file or folder, perhaps looked at already
+    source: str
+    | Path
+    | Stream
+    | None = None,  # the user's own ohlcv-1d file or folder, perhaps looked at already
     quiet: bool = False,  # no progress
     executing: Callable[..., Executed] = execute,  # or `execute_here`
 ) -> Outcome:
@@ -196,7 +219,9 @@ def demo(
         jobs = read()
         for i, job in enumerate(jobs.values(), start=1):
             with progress_line(f"{i}/{len(jobs)} {job.name}", quiet=quiet) as tick:
-                done[job.name] = run(ws, job, parameters=told.get(job.name), executing=executing, progress=tick)
+                done[job.name] = run(
+                    ws, job, parameters=told.get(job.name), executing=executing, progress=tick
+                )
         head = ws.ledger.verify()
         return Outcome(
             stream=of,
@@ -284,4 +309,7 @@ def present(outcome: Outcome) -> None:
     part("where it lies", (f"{name:<20}{escape(place)}" for name, place in _places(outcome)))
     refusal = escape(outcome.denied["words"]).replace("\n", "\n  ")
     part(f"one denied read, ledger entry {outcome.denied['ledger_entry']}", [refusal])
-    part("what to type next", (f"{command}\n      {words}" for command, words in next_commands(outcome.workspace).items()))
+    part(
+        "what to type next",
+        (f"{command}\n      {words}" for command, words in next_commands(outcome.workspace).items()),
+    )

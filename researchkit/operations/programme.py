@@ -81,7 +81,9 @@ def _screened(warehouse: Warehouse, trial: str, strategies: list[str]) -> dict[s
     for strategy in strategies:
         rows = warehouse.rows("screens", trial=trial, strategy=strategy)
         if not rows:
-            raise WorkspaceError(f"run {trial[:8]}: '{strategy}' was never screened, so it cannot be registered")
+            raise WorkspaceError(
+                f"run {trial[:8]}: '{strategy}' was never screened, so it cannot be registered"
+            )
         bad = sorted((r for r in rows if not r["passed"]), key=lambda r: order.get(r["screen"], len(order)))
         found[strategy] = Screen(bad[0]["screen"], False, bad[0]["reason"]) if bad else None
     return found
@@ -93,7 +95,9 @@ def latest_study(
     """Read the newest finished runs of the baseline and the challengers."""
     house = ws.warehouse
     held, tried = last_finished(house, "baseline"), last_finished(house, "challengers")
-    streams = {r["strategy"]: r["stream"] for t in (held, tried) for r in house.rows("results", trial=t["id"])}
+    streams = {
+        r["strategy"]: r["stream"] for t in (held, tried) for r in house.rows("results", trial=t["id"])
+    }
     names = sorted(r["strategy"] for r in house.rows("results", trial=tried["id"]))
     screened = _screened(house, tried["id"], names)
     rule = json.loads(kept_bytes(ws, tried["id"], "rule.json", strategy="honest"))
@@ -162,7 +166,9 @@ def registration(
     rule = {"honest": asdict(study.rule)}
     return Registration(
         name=name,
-        challengers=tuple(entrant(n, "challengers", dict(study.parameters) | rule.get(n, {})) for n in study.passed),
+        challengers=tuple(
+            entrant(n, "challengers", dict(study.parameters) | rule.get(n, {})) for n in study.passed
+        ),
         baseline=entrant("baseline", "baseline", study.parameters),
         sealed=delivered(ws).sealed,
         rule=Rule(margin=margin),

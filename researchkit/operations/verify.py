@@ -39,5 +39,7 @@ def table(
     links: Sequence[Link],
 ) -> pl.DataFrame:  # kind, name, ok, words: a row a link
     """List links as a frame."""
-    columns = {name: [getattr(x, name) for x in links] for name in ("kind", "name", "ok", "words", "expected")}
+    columns = {
+        name: [getattr(x, name) for x in links] for name in ("kind", "name", "ok", "words", "expected")
+    }
     return pl.DataFrame(columns, schema_overrides={"ok": pl.Boolean})

@@ -284,7 +284,7 @@ class Warm:
         env = {**names, **environment(), "MPLBACKEND": "agg", "PYTHONHASHSEED": "1", **environ}
         command = [sys.executable, "-W", "ignore", str(Path(__file__).absolute())]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
         )
         assert self.process.stdout is not None
         self.pools: list[str] = json.loads(self.process.stdout.readline())["pools"]

@@ -62,10 +62,15 @@ def main() -> int:
         print(
             f"{len(cases)} instants, {len(done)} run before, {len(left)} to run, {reference.seconds:.0f} s a demo"
         )
-        for number, record in enumerate(study.run([one, two], left, source, reference), 1):
-            done[record["at"]] = record
-            state = "same" if not record["wrong"] else "; ".join(record["wrong"])
-            print(f"{number}/{len(left)} {record['at']:<24} {record['seconds']:5.1f} s  {state}", flush=True)
+        try:
+            for number, record in enumerate(study.run([one, two], left, source, reference), 1):
+                done[record["at"]] = record
+                state = "; ".join(record["wrong"]) or "same"
+                print(
+                    f"{number}/{len(left)} {record['at']:<24} {record['seconds']:5.1f} s  {state}", flush=True
+                )
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from here", flush=True)
     given.page.write_text(page(study.about, reference.hits, done))
     wrong = [r for r in done.values() if r["wrong"]]
     print(
@@ -155,10 +160,13 @@ class Study:
         self.given.log.parent.mkdir(parents=True, exist_ok=True)
         same = {k: v for k, v in self.about.items() if k != "date"}
         with ThreadPoolExecutor(len(servers)) as pool, self.given.log.open("a") as log:
-            for done in as_completed([pool.submit(case, at) for at in cases]):
-                log.write(json.dumps(done.result() | {"about": same}) + "\n")
-                log.flush()
-                yield done.result()
+            try:
+                for done in as_completed([pool.submit(case, at) for at in cases]):
+                    log.write(json.dumps(done.result() | {"about": same}) + "\n")
+                    log.flush()
+                    yield done.result()
+            finally:  # after an interruption: finish what has begun, begin nothing more
+                pool.shutdown(cancel_futures=True)
 
 
 # --- the page ---------------------------------------------------------------------------------
