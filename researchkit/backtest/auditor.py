@@ -121,7 +121,7 @@ def audit(
     return Audit(result.fills.height, again.height, float(worst or 0.0) / result.capital)  # type: ignore[arg-type]
 
 # %% ../../nbs/backtest/08_auditor.ipynb #aud22
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StaleFills:
     """How many fills took an open that repeats the previous close."""
 
@@ -130,6 +130,11 @@ class StaleFills:
     share: float  # stale / fills, 0 when there is no fill
     profit: float  # units of capital earned between those fills and the close of the same bar
     first: str  # "SPX 2003-01-03 at 1210.5", "" when there is none
+
+    def __repr__(self) -> str:
+        if not self.stale:
+            return f"{self.fills:,} fills, none of them at a stale open"
+        return f"{self.stale:,} of {self.fills:,} fills at a stale open, first {self.first}; they earned {self.profit:+.1%} of capital"
 
 
 def stale_fill_share(

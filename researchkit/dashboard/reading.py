@@ -86,7 +86,7 @@ class Case:
 
     challenger: str
     naive: str  # the naive gate's answer
-    verdict: str  # moved, not moved, undecided, screened, not screened
+    verdict: str  # moved, not moved, undecided, screened, not screened; refused: never registered
     reason: str
     decided: Verdict | None  # numbers, claims and conditions; None: it never got so far
     screens: tuple[tuple[str, bool, str], ...]  # name, whether it was passed, what was found

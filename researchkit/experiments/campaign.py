@@ -135,7 +135,7 @@ def refuse(
             )
         body = line.body
         row = {
-            "verdict": "not screened",
+            "verdict": "refused",
             "reason": f"{body['screen']}: {body['reason']}",
             "naive": body["naive"],
         }

@@ -161,7 +161,7 @@ def rows_of(
     for row in gate.table(campaign).to_dicts():
         refused = row["challenger"] not in numbers
         said = row["reason"].partition(": ")[2] if refused else _measured(numbers[row["challenger"]])
-        rows.append({**row, "verdict": "refused" if refused else row["verdict"], "reason": said})
+        rows.append({**row, "reason": said})
     return rows
 
 

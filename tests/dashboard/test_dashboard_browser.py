@@ -231,7 +231,7 @@ def test_every_page_is_shown_without_an_error_and_without_the_network(
     see(page, "tier: embedded")
     see(page, "educational")
 
-    see(page, "4 challengers · 1 undecided · 3 not screened")
+    see(page, "4 challengers · 1 undecided · 3 refused")
     page.locator("details.case summary").first.click()
     for words in ("Measured on the sealed sessions", "tail scenario veto", "Screens on history"):
         assert page.get_by_text(words).first.is_visible()
