@@ -45,7 +45,7 @@ h2{font-size:20px;font-weight:650;letter-spacing:-.01em;margin:2px 0 2px}
 .why{color:#3e4c59}.more{padding:2px 14px 22px 16px}
 .pill{display:inline-block;font-size:12.5px;font-weight:650;padding:1px 11px;border-radius:11px;white-space:nowrap;border:1px solid}
 .moved{color:#00694d;background:#e2f4ee;border-color:#8fd0bb}.undecided{color:#00527f;background:#e3f0f8;border-color:#95c4e0}
-.not-moved,.not-screened{color:#8f3e00;background:#fcece1;border-color:#efb48c}.screened{color:#1f6f9c;background:#eaf5fc;border-color:#a9d5f0}
+.not-moved,.not-screened,.refused{color:#8f3e00;background:#fcece1;border-color:#efb48c}.screened{color:#1f6f9c;background:#eaf5fc;border-color:#a9d5f0}
 .boxes{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:10px 44px}
 h4{margin:10px 0 5px;font-size:12px;color:#66727f;font-weight:600}
 table{border-collapse:collapse;font-size:13px;width:100%}td,th{padding:3px 14px 3px 0;text-align:left;vertical-align:top}

@@ -18,7 +18,15 @@ from ..context import Context
 from ..data.archive import Archive, Archived
 from . import provenance
 from .records import record
-from .storing import Logged, Shelves, day_of, note_notebook, note_pin, store_record
+from researchkit.experiments.storing import (
+    Logged,
+    Shelves,
+    day_of,
+    note_notebook,
+    note_pin,
+    owed,
+    store_record,
+)
 from .warehouse import Warehouse
 from ..security.ledger import Ledger, canonical
 
@@ -100,6 +108,8 @@ def _tell(shelves: Shelves, row: Mapping[str, Any], context: Context) -> None:
     said = {k: shelves.ledger.entries(kind=k, subject=f"run:{row['id']}", limit=1) for k in ("trial", "run")}
     if not said["trial"]:
         _announce(shelves, row, context)
+    for kind, body in owed(shelves, row):
+        shelves.say(kind, row["id"], body, context)
     if not said["run"] and row["status"] != "running":
         shelves.say("run", row["id"], {"status": row["status"], "reason": row["reason"]}, context)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from .warehouse import Warehouse, Writer, equity_rows, find_trial
 from ..security.ledger import Ledger, canonical
 
 # %% auto #0
-__all__ = ['Shelves', 'store', 'day_of', 'Logged', 'store_record', 'note_pin', 'note_notebook']
+__all__ = ['Shelves', 'store', 'day_of', 'Logged', 'store_record', 'note_pin', 'note_notebook', 'owed']
 
 # %% ../../nbs/experiments/05_storing.ipynb #sto06
 @dataclass(frozen=True)
@@ -177,3 +177,35 @@ def note_notebook(
     if not shelves.ledger.entries(kind="notebook", subject=f"run:{trial}"):
         body = {"sha256": archived.sha256, "logical": logical, "path": archived.path}
         shelves.say("notebook", trial, body, context)
+
+# %% ../../nbs/experiments/05_storing.ipynb #sto21
+def owed(
+    shelves: Shelves,
+    row: Mapping[str, Any],  # the trial's row
+) -> Iterator[tuple[str, dict[str, Any]]]:  # kind and body of lines that the ledger ought to have and has not
+    """Compose the lines about results and notebook that a dead process did not come to write."""
+    trial = row["id"]
+    said = {e.body["strategy"] for e in shelves.ledger.entries(kind="result", subject=f"run:{trial}")}
+    tables = ("results", "metrics", "calibration", "artifacts")
+    stored = {r["strategy"] for t in tables for r in shelves.warehouse.rows(t, trial=trial)}
+    for strategy in sorted(stored - said):
+        yield "result", {**_stored(shelves, row, strategy), "late": True}
+    if row["notebook_sha256"] and not shelves.ledger.entries(kind="notebook", subject=f"run:{trial}"):
+        names = {"sha256": "notebook_sha256", "logical": "notebook_hash", "path": "archive_path"}
+        yield "notebook", {**{k: row[v] for k, v in names.items()}, "late": True}
+
+
+def _stored(shelves: Shelves, row: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """Read from the warehouse what a result's line says."""
+    within = {"trial": row["id"], "strategy": strategy}
+    result = next(iter(shelves.warehouse.rows("results", **within)), None)
+    held = shelves.warehouse.rows("artifacts", **within)
+    metrics = {m["name"]: m["value"] for m in shelves.warehouse.rows("metrics", **within)}
+    return {
+        "strategy": strategy,
+        "stream": None if result is None else result["stream"],
+        "pin": row["pin"] if result is None else result["pin"],
+        "rows": 0 if result is None else result["rows"],
+        "artifacts": {a["name"]: {"sha256": a["sha256"], "logical": a["logical_hash"]} for a in held},
+        "metrics": hashlib.sha256(canonical(metrics).encode()).hexdigest(),
+    }

@@ -110,7 +110,7 @@ def commit() -> str:
 def cells(lines: list[dict[str, Any]], date: str) -> list[str]:
     """The page in Markdown cells."""
     where = machine()
-    told = f"Commit {commit()}, {date}; {where['processor']}, {where['cores']} cores, Python {where['python']}, one thread."
+    told = f"Commit {commit()}, {date}; {where['processor']}, {where['cores']} cores, Python {where['python']}, kernels on one thread."
     rows = [
         f"| {x['bench']}: {x['case']} | {x['size']} | {x['cpu_ms']:.3g} ms | {x['versus']} | {x['versus_cpu_ms']:.3g} ms "
         f"| **{x['ratio']:.3g}** ({x['ratio_low']:.3g} to {x['ratio_high']:.3g}) |"
