@@ -22,13 +22,32 @@ def main(uv: str) -> None:
     meta = ini["DEFAULT"]
     for name, keys in LOCKS.items():
         wanted = "\n".join([*(r for key in keys for r in meta[key].split()), "setuptools>=77"])
-        command = [uv, "pip", "compile", "-", "-o", str(HERE / f"{name}.lock"), "--generate-hashes", "--quiet"]
+        command = [
+            uv,
+            "pip",
+            "compile",
+            "-",
+            "-o",
+            str(HERE / f"{name}.lock"),
+            "--generate-hashes",
+            "--quiet",
+        ]
         command += ["--python-version", "3.12", "--no-header", "--no-annotate", "--no-emit-find-links"]
         if name != "core":
             command += ["--constraint", str(HERE / "core.lock")]
         subprocess.run(command, input=wanted, text=True, check=True)
     uv_line = f"uv=={subprocess.run([uv, '--version'], capture_output=True, text=True, check=True).stdout.split()[1]}"
-    command = [uv, "pip", "compile", "-", "-o", str(HERE / "uv.lock"), "--generate-hashes", "--quiet", "--no-header"]
+    command = [
+        uv,
+        "pip",
+        "compile",
+        "-",
+        "-o",
+        str(HERE / "uv.lock"),
+        "--generate-hashes",
+        "--quiet",
+        "--no-header",
+    ]
     subprocess.run([*command, "--no-annotate", "--no-emit-find-links"], input=uv_line, text=True, check=True)
 
 

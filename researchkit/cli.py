@@ -498,24 +498,16 @@ def gate_power(
     tracking_error: Annotated[float, typer.Option(help="A year, of the difference.")] = 0.01,
     edge: Annotated[float, typer.Option(help="A year, the true improvement.")] = 0.01,
     ideas: Annotated[int, typer.Option(help="Challengers in the campaign.")] = 1,
+    number: Annotated[int, typer.Option(help="Of the campaign; later ones may spend less.")] = 1,
     json: JsonOption = False,
 ) -> None:
     """Say how many years a decision would take, before anybody spends them."""
-    from researchkit.inference.selection import years_to_decide
+    from researchkit.inference.selection import alpha_for, years_to_decide
 
-    years = years_to_decide(edge, tracking_error, alpha=0.05, power=0.8, ideas=ideas)
-    _say(
-        [
-            {
-                "edge": edge,
-                "tracking error": tracking_error,
-                "ideas": ideas,
-                "power": 0.8,
-                "years": round(years, 1),
-            }
-        ],
-        json=json,
-    )
+    alpha = alpha_for(number)
+    years = years_to_decide(edge, tracking_error, alpha=alpha, power=0.8, ideas=ideas)
+    row = {"edge": edge, "tracking error": tracking_error, "ideas": ideas, "campaign": number}
+    _say([{**row, "alpha": alpha, "power": 0.8, "years": round(years, 1)}], json=json)
 
 # %% ../nbs/cli/01_cli.ipynb #cli21
 place = _group("workspace", "The workspace as a whole.")

@@ -174,7 +174,9 @@ class Bound:
 
         @functools.wraps(value)
         def calling(*args: Any, **given: Any) -> Any:
-            return value(*args, **{"context": self._context(), **given})
+            if "context" in given:
+                raise TypeError(f"{name}() is called in your own name here; it takes no context")
+            return value(*args, context=self._context(), **given)
 
         return calling
 
@@ -314,7 +316,14 @@ class Workspace(Tried):
 
         def permit(pin: Pin) -> None:
             for table in pin.tables:
-                self.lake.scan(table.table, pin=pin.id)
+                self.lake.scan(table.table, pin=pin.id)  # asks policy
+                said = {
+                    "subject": f"table:{table.table}",
+                    "table": table.table,
+                    "pin": pin.id,
+                    "cached": True,
+                }
+                self.ledger.append("read", said, self.context)
 
         return FeatureStore(folder=self.root / "tmp" / "features", bars=self.bars, permit=permit)
 

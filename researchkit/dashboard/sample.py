@@ -205,7 +205,9 @@ def hold_campaign(
         Registration("demo", (entrant("honest"),), entrant("baseline"), (years,)), trials=trials
     )
     ws.gate.open_seal(campaign)
-    ws.gate.decide(campaign, equities={n: equities[n] for n in ("baseline", "honest")}, naive=NAIVE)
+    ws.gate.decide(
+        campaign, equities={n: equities[n] for n in ("baseline", "honest")}, code="c0" * 32, naive=NAIVE
+    )
     for name, screen in screens.items():
         ws.gate.refuse(campaign, name, screen=screen, naive=NAIVE[name])
 

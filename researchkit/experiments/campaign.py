@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from researchkit.inference.selection import Power
 
 from ..context import Context, parse_table
+from ..errors import IntegrityError
 from . import provenance, sealing
 from .judgement import agree, body_of, difference_on_sealed, frozen, verdict_of
 from .registration import Registration
@@ -55,11 +56,23 @@ def _same_entrants(campaign: Campaign, equities: Mapping[str, pl.DataFrame]) -> 
     return {n: frozen(n, e, stream=wanted[n], start=start) for n, e in equities.items()}
 
 
+def _same_code(campaign: Campaign, code: str) -> None:
+    """Make sure that the code that computed the equities is the registered one."""
+    registration = campaign.registration
+    for entrant in (*registration.challengers, registration.baseline):
+        if entrant.code != code:
+            raise IntegrityError(
+                f"campaign '{registration.name}': '{entrant.strategy}' was registered with code {entrant.code[:12]} and "
+                f"computed with {code[:12]}: what makes returns has changed since, so this is another challenger"
+            )
+
+
 def look(
     campaign: Campaign,
     *,
     parts: Parts,
     equities: Mapping[str, pl.DataFrame],  # strategy → EQUITY over history and sealed sessions; baseline too
+    code: str,  # hash of the code that computed them: provenance.code()["strategy"]
     tested: Mapping[str, Mapping[str, Condition]] | None = None,  # challenger → condition → what was found
     naive: Mapping[str, str] | None = None,  # challenger → what the naive gate says, to stand beside
 ) -> tuple[Verdict, ...]:  # as recorded
@@ -70,6 +83,7 @@ def look(
         raise ValueError(
             f"campaign '{registration.name}' is still sealed; open it first: gate.open_seal(campaign)"
         )
+    _same_code(campaign, code)
     same = _same_entrants(campaign, equities)
     baseline = same.pop(registration.baseline.strategy)
     held = _line(parts, "verdict", campaign)
@@ -249,11 +263,12 @@ class Gate:
         equities: Mapping[
             str, pl.DataFrame
         ],  # strategy → EQUITY over history and sealed sessions; baseline too
+        code: str,  # hash of the code that computed them: provenance.code()["strategy"]
         tested: Mapping[str, Mapping[str, Condition]] | None = None,
         naive: Mapping[str, str] | None = None,
     ) -> tuple[Verdict, ...]:
         """Look once and write the verdicts; looking again must find the same numbers."""
-        return look(campaign, parts=self._parts, equities=equities, tested=tested, naive=naive)
+        return look(campaign, parts=self._parts, equities=equities, code=code, tested=tested, naive=naive)
 
     def refuse(self, campaign: Campaign, challenger: str, *, screen: Screen, naive: str = "") -> None:
         """Write down, beside a campaign, a challenger that its screens refused."""

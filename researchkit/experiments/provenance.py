@@ -17,10 +17,11 @@ from typing import Any
 import researchkit
 
 # %% auto #0
-__all__ = ['STRATEGY_ROOMS', 'hash_files', 'commit_of', 'code', 'machine', 'same_bits', 'process', 'alive']
+__all__ = ['STRATEGY_ROOMS', 'STRATEGY_FILES', 'hash_files', 'commit_of', 'code', 'machine', 'same_bits', 'process', 'alive']
 
 # %% ../../nbs/experiments/02_provenance.ipynb #prv06
 STRATEGY_ROOMS = ("features", "inference", "labels", "calibration", "backtest", "states")
+STRATEGY_FILES = ("frames.py", "operations/challengers.py")
 
 
 def hash_files(
@@ -57,7 +58,11 @@ def code() -> dict[str, str | None]:
     """Name this installation's code: version, hash of all, hash of what makes returns, commit."""
     root = Path(researchkit.__file__).parent
     files = [p for p in root.rglob("*") if p.suffix in (".py", ".rego") and "__pycache__" not in p.parts]
-    strategy = [p for p in files if p.relative_to(root).parts[0] in (*STRATEGY_ROOMS, "frames.py")]
+    strategy = [
+        p
+        for p in files
+        if p.relative_to(root).parts[0] in STRATEGY_ROOMS or p.relative_to(root).as_posix() in STRATEGY_FILES
+    ]
     return {
         "version": researchkit.__version__,
         "package": hash_files(files, root=root),

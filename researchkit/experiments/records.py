@@ -175,9 +175,12 @@ def record(
     calibration: Any = None,  # a calibration report
     artifacts: Mapping[str, bytes] | None = None,  # file name → bytes
     metrics: Mapping[str, float] | None = None,  # further numbers
+    continues: str | None = None,  # hash of a known stream that this one only continues over later sessions
 ) -> Record:
     """Take everything that was given apart, check it, and hash it; nothing is stored."""
     equity, fills, assumptions = _result(result)
+    if continues is not None:
+        assumptions = {**assumptions, "continues": continues}
     if probabilities is None:
         probabilities = getattr(model, "probabilities", None)
     framed = {

@@ -5,6 +5,7 @@
 # %% ../../nbs/experiments/08_trials.ipynb #tri03
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import polars as pl
@@ -38,6 +39,15 @@ class Census:
         return f"at least {streams} from {self.trials} trials ({ended}); {self.note}"
 
 # %% ../../nbs/experiments/08_trials.ipynb #tri07
+def _distinct(warehouse: Warehouse) -> int:
+    """Count streams of returns, leaving out those that only continue a known one over later sessions."""
+    continued: set[str] = set()
+    own: set[str] = set()
+    for row in warehouse.rows("results"):
+        (continued if "continues" in json.loads(row["assumptions"]) else own).add(row["stream"])
+    return warehouse.count("streams") - len(continued - own)
+
+
 def census(
     warehouse: Warehouse,
 ) -> Census:
@@ -48,7 +58,7 @@ def census(
         finished=by_status["finished"],
         failed=by_status["failed"] + by_status["aborted"],
         running=by_status["running"],
-        distinct_streams=warehouse.count("streams"),
+        distinct_streams=_distinct(warehouse),
     )
 
 # %% ../../nbs/experiments/08_trials.ipynb #tri102

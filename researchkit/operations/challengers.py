@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from researchkit.labels.walkforward import Folds
 
 # %% auto #0
-__all__ = ['Entries', 'for_sessions', 'Forecast', 'honest', 'peek', 'Challenger', 'baseline', 'lineup', 'stale_symbols',
+__all__ = ['Entries', 'for_sessions', 'Forecast', 'honest', 'peek', 'Challenger', 'Terms', 'baseline', 'lineup', 'stale_symbols',
            'screens', 'cuts']
 
 # %% ../../nbs/operations/01_challengers.ipynb #chl07
@@ -160,6 +160,23 @@ class Challenger:
 
         return simulate(bars, self.signals(bars), costs=costs, fill=self.fill, label=self.name)
 
+# %% ../../nbs/operations/01_challengers.ipynb #chl26e
+@dataclass(frozen=True)
+class Terms:
+    """Everything that is chosen about the baseline and its challengers."""
+
+    entries: Entries  # the honest challenger's parameters
+    slow: int = 200  # sessions of the baseline's long mean
+    leverage: float = 1.3  # of the third challenger
+    bps: float = 1.0  # commission, basis points a side
+    half_spread_bps: float = 0.5  # half spread, basis points a side
+    reversed_symbols: tuple[str, ...] | None = None  # what the reversal trades; None: everything
+
+    @property
+    def costs(self) -> Costs:
+        """What trading costs everybody."""
+        return Costs(bps=self.bps, half_spread_bps=self.half_spread_bps)
+
 # %% ../../nbs/operations/01_challengers.ipynb #chl26
 def baseline(
     slow: int = 200,  # sessions of the long mean
@@ -172,35 +189,27 @@ def baseline(
 
 
 def lineup(
-    rule: Entries,  # the honest challenger's parameters
-    *,
-    costs: Costs,
-    slow: int = 200,  # the baseline's
-    leverage: float = 1.3,
-    reversed_symbols: list[str] | None = None,  # what the reversal trades; None: everything
-) -> tuple[Challenger, ...]:  # four
-    """The four challengers of the demo, in the order of the table."""
+    terms: Terms,
+) -> tuple[Challenger, ...]:  # the baseline, then four challengers in the order of the table
+    """The baseline and the four challengers of the demo."""
     from researchkit.backtest.baselines import leveraged, reversal_signals
 
-    held = baseline(slow)
+    held, chosen = baseline(terms.slow), terms.reversed_symbols
+
+    def entries(bars: pl.DataFrame) -> pl.DataFrame:
+        return honest(bars, terms.entries, costs=terms.costs).signals
+
+    def larger(bars: pl.DataFrame) -> pl.DataFrame:
+        return leveraged(held.signals(bars), terms.leverage)
 
     def reversal(bars: pl.DataFrame) -> pl.DataFrame:
-        return reversal_signals(bars, symbols=reversed_symbols)
+        return reversal_signals(bars, symbols=None if chosen is None else list(chosen))
 
     return (
-        Challenger(
-            "honest",
-            "calibrated entry probabilities",
-            lambda b: honest(b, rule, costs=costs).signals,
-            "next_close",
-        ),
+        held,
+        Challenger("honest", "calibrated entry probabilities", entries, "next_close"),
         Challenger("peek", "reads one bar past its own fill", peek, "next_close"),
-        Challenger(
-            "leverage",
-            f"the baseline, {leverage} times",
-            lambda b: leveraged(held.signals(b), leverage),
-            "next_close",
-        ),
+        Challenger("leverage", f"the baseline, {terms.leverage} times", larger, "next_close"),
         Challenger("stale_open", "one-day reversal at the recorded open", reversal, "next_open"),
     )
 
@@ -209,12 +218,12 @@ def stale_symbols(
     bars: pl.DataFrame,  # BARS: the open years
     *,
     share: float = 0.05,  # of a symbol's opens
-) -> list[str] | None:  # sorted; None if there are none
+) -> tuple[str, ...] | None:  # sorted; None if there are none
     """Name the symbols whose opens repeat the previous close too often."""
     from researchkit.data.quality import stale_opens
 
     rates = stale_opens(bars).group_by("symbol").agg(pl.mean("stale")).filter(pl.col("stale") > share)
-    return sorted(rates["symbol"].to_list()) or None
+    return tuple(sorted(rates["symbol"].to_list())) or None
 
 # %% ../../nbs/operations/01_challengers.ipynb #chl31
 def screens(

@@ -148,7 +148,7 @@ def _parameters(of: Stream) -> dict[str, dict[str, Any]]:
     """What each job is told."""
     pin = {"pin": of.tag}
     told: dict[str, dict[str, Any]] = dict.fromkeys(("features", "baseline", "challengers"), pin)
-    return told | {"ingest": {"source": of.source, **pin}, "campaign": {"name": of.tag, **pin}}
+    return told | {"ingest": {"source": of.source, **pin}, "campaign": {"name": of.tag}}
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo15a
 def rows_of(

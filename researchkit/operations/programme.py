@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ..errors import NotFound, WorkspaceError
-from .challengers import Entries
+from .challengers import Entries, Terms
 
 if TYPE_CHECKING:
-    from researchkit.data.pins import Pin
+    from researchkit.backtest.fills import Result
     from researchkit.experiments.registration import Registration, Sealed
     from researchkit.experiments.screens import Screen
     from researchkit.experiments.warehouse import Warehouse
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['last_finished', 'kept_frame', 'Study', 'latest_study', 'kept_bytes', 'Delivered', 'delivered', 'registration',
-           'naive_answers']
+__all__ = ['last_finished', 'kept_frame', 'Study', 'kept_json', 'latest_study', 'Delivered', 'delivered', 'reproduced',
+           'registration', 'naive_answers']
 
 # %% ../../nbs/operations/02_programme.ipynb #prg07
 def last_finished(
@@ -66,9 +66,8 @@ class Study:
     streams: Mapping[str, str]  # strategy → hash of its returns
     passed: tuple[str, ...]  # challengers that no screen refused
     refused: Mapping[str, Screen]  # challenger → the first screen that refused it
-    rule: Entries  # the honest challenger's parameters
-    stale: list[str] | None  # the symbols that the reversal trades
-    parameters: Mapping[str, Any]  # of the challengers' run
+    terms: Terms  # everything that was chosen
+    pin: str  # id of the version that all of it was made on
     code: str  # hash of the code that makes returns
 
 
@@ -89,34 +88,55 @@ def _screened(warehouse: Warehouse, trial: str, strategies: list[str]) -> dict[s
     return found
 
 # %% ../../nbs/operations/02_programme.ipynb #prg13
+def kept_json(ws: Workspace, trial: str, name: str, *, strategy: str) -> Any:
+    """Read a JSON artifact of a trial, its bytes checked against their hash."""
+    row = ws.warehouse.rows("artifacts", trial=trial, strategy=strategy, name=name)[0]
+    return json.loads(ws.archive.get(row["archive_path"], row["sha256"]))
+
+
+def _agree(held: Mapping[str, Any], tried: Mapping[str, Any], what: Sequence[str]) -> None:
+    """Refuse a baseline and challengers that were made under different terms."""
+    for name in what:
+        if held[name] != tried[name]:
+            raise ValueError(
+                f"baseline and challengers differ in {name}: {held[name]} and {tried[name]}; run both again alike"
+            )
+
+
+def _terms(body: Mapping[str, Any]) -> Terms:
+    """Read the terms that a run kept."""
+    stale = body["reversed_symbols"]
+    values = {**body, "entries": Entries(**body["entries"])}
+    return Terms(**{**values, "reversed_symbols": None if stale is None else tuple(stale)})
+
+# %% ../../nbs/operations/02_programme.ipynb #prg18
 def latest_study(
     ws: Workspace,
-) -> Study:
+) -> Study:  # NotFound, WorkspaceError or ValueError say why there is none
     """Read the newest finished runs of the baseline and the challengers."""
     house = ws.warehouse
     held, tried = last_finished(house, "baseline"), last_finished(house, "challengers")
+    _agree(held, tried, ("pin", "code"))
     streams = {
         r["strategy"]: r["stream"] for t in (held, tried) for r in house.rows("results", trial=t["id"])
     }
     names = sorted(r["strategy"] for r in house.rows("results", trial=tried["id"]))
     screened = _screened(house, tried["id"], names)
-    rule = json.loads(kept_bytes(ws, tried["id"], "rule.json", strategy="honest"))
+    terms = kept_json(ws, tried["id"], "terms.json", strategy="honest")
+    _agree(
+        kept_json(ws, held["id"], "terms.json", strategy="baseline"),
+        terms,
+        ("slow", "bps", "half_spread_bps"),
+    )
     return Study(
         trials=dict.fromkeys(names, tried["id"]) | {"baseline": held["id"]},
         streams=streams,
         passed=tuple(n for n in names if screened[n] is None),
         refused={n: s for n, s in screened.items() if s is not None},
-        rule=Entries(**rule),
-        stale=json.loads(kept_bytes(ws, tried["id"], "stale.json", strategy="honest")),
-        parameters=json.loads(tried["parameters"]),
+        terms=_terms(terms),
+        pin=tried["pin"],
         code=json.loads(tried["code"])["strategy"],
     )
-
-
-def kept_bytes(ws: Workspace, trial: str, name: str, *, strategy: str) -> bytes:
-    """Read an artifact's bytes, checked."""
-    row = ws.warehouse.rows("artifacts", trial=trial, strategy=strategy, name=name)[0]
-    return ws.archive.get(row["archive_path"], row["sha256"])
 
 # %% ../../nbs/operations/02_programme.ipynb #prg16
 @dataclass(frozen=True)
@@ -129,48 +149,71 @@ class Delivered:
 
 def delivered(
     ws: Workspace,
-) -> Delivered:  # by the newest finished ingest; WorkspaceError if it sealed nothing
-    """Find out what was delivered last."""
+) -> Delivered:  # by the newest finished ingest; WorkspaceError if it sealed nothing, or nothing is sealed
+    """Find out what was delivered last, and that its sealed part is sealed."""
     from researchkit.experiments.registration import Sealed
 
     trial = last_finished(ws.warehouse, "ingest")["id"]
-    noted = json.loads(kept_bytes(ws, trial, "objects.json", strategy="data"))
+    noted = kept_json(ws, trial, "objects.json", strategy="data")
     if not noted["sealed"]:
         raise WorkspaceError("nothing was sealed at ingest, and history that was looked at decides nothing")
-    return Delivered(tuple(noted["open"]), tuple(Sealed(**part) for part in noted["sealed"]))
+    found = Delivered(tuple(noted["open"]), tuple(Sealed(**part) for part in noted["sealed"]))
+    for part in found.sealed:
+        known = ws.lake.overlapping(part.table, part.start, part.end, besides=[s.raw for s in found.sealed])
+        if known:
+            raise WorkspaceError(
+                f"sealed sessions of {part.table} can be read in the lake already, from object {known[0][:12]}: "
+                "nothing there is sealed, so nothing can be registered on it"
+            )
+    return found
 
 
-def _source(notebook: Path) -> str:
-    """Hash the code cells of a job's notebook, without outputs and ids."""
-    cells = json.loads(notebook.read_text())["cells"]
-    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+def reproduced(
+    study: Study,
+    results: Mapping[str, Result],  # strategy → result on the open version
+) -> int:  # how many; IntegrityError names the first that differs
+    """Make sure that the strategies still give the streams that are to be registered."""
+    from researchkit.errors import IntegrityError
+    from researchkit.frames import EQUITY, logical_hash
+
+    for name in (*study.passed, "baseline"):
+        if (got := logical_hash(results[name].equity, EQUITY)) != study.streams[name]:
+            raise IntegrityError(
+                f"'{name}' is not what run {study.trials[name][:8]} kept: its stream is {got[:12]}, "
+                f"kept was {study.streams[name][:12]}; run the job again before registering"
+            )
+    return len(study.passed) + 1
 
 # %% ../../nbs/operations/02_programme.ipynb #prg17
+def _source(notebooks: Iterable[Path]) -> str:
+    """Hash the code cells of the jobs' notebooks, without outputs and ids."""
+    cells = [json.loads(path.read_text())["cells"] for path in notebooks]
+    code = [["".join(c["source"]) for c in one if c["cell_type"] == "code"] for one in cells]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+
+
 def registration(
-    ws: Workspace,
     study: Study,
+    sealed: Sequence[Sealed],  # from `delivered`
     *,
     name: str,  # of the campaign
-    pin: Pin,  # the version the challengers were made on
     margin: float = 0.01,  # a year
 ) -> Registration:  # of everybody who passed the screens; ValueError if nobody did
     """Write down who competes, on what and by which rule."""
     from researchkit.experiments.registration import Entrant, Registration, Rule
-    from researchkit.jobs.spec import job
+    from researchkit.jobs.spec import read
 
-    def entrant(strategy: str, made_by: str, parameters: Mapping[str, Any]) -> Entrant:
-        source = _source(job(made_by).notebook)
-        return Entrant(strategy, study.streams[strategy], pin.id, study.code, source, dict(parameters))
+    source = _source(job.notebook for job in read().values())
+    terms = json.loads(json.dumps(asdict(study.terms)))
 
-    rule = {"honest": asdict(study.rule)}
+    def entrant(strategy: str) -> Entrant:
+        return Entrant(strategy, study.streams[strategy], study.pin, study.code, source, terms)
+
     return Registration(
         name=name,
-        challengers=tuple(
-            entrant(n, "challengers", dict(study.parameters) | rule.get(n, {})) for n in study.passed
-        ),
-        baseline=entrant("baseline", "baseline", study.parameters),
-        sealed=delivered(ws).sealed,
+        challengers=tuple(entrant(n) for n in study.passed),
+        baseline=entrant("baseline"),
+        sealed=tuple(sealed),
         rule=Rule(margin=margin),
     )
 

@@ -52,7 +52,7 @@ gate = Gate(warehouse=warehouse, ledger=ledger, policy=Policy(install(folder / "
 sealed = Sealed("ab" * 32, "DEMO/ohlcv-1d", start, start + 10**18)
 campaign = gate.register(Registration("kills", (entrants["honest"],), entrants["baseline"], (sealed,)))
 gate.open_seal(campaign)
-print(gate.decide(campaign, equities=whole)[0].verdict)
+print(gate.decide(campaign, equities=whole, code="c0" * 32)[0].verdict)
 """
 
 SITES = ("migration", "run", "archive", "warehouse", "entry", "campaign")

@@ -10,6 +10,7 @@ written by this command and by nobody else; it says how many of how many instant
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -58,7 +59,10 @@ def main() -> int:
         remove(Path(place) / "untouched")
         cases = [f"{at}:{n}" for at, hits in reference.hits.items() for n in range(1, hits + 1)]
         done = study.known()
-        left = [case for case in cases[:: given.stride] if case not in done][: given.limit]
+        order = sorted(cases[:: given.stride], key=lambda case: hashlib.sha256(case.encode()).digest())
+        left = [case for case in order if case not in done][
+            : given.limit
+        ]  # mixed, so that a part is a sample
         print(
             f"{len(cases)} instants, {len(done)} run before, {len(left)} to run, {reference.seconds:.0f} s a demo"
         )
