@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from . import tables
 from .door import Door
 from .raw import RawZone, locked
 from .registry import Registry, insert
+from .shares import FILE, Count, counted, share_rows
 from ..errors import IntegrityError
 from ..frames import INSTANT, Schema
 from ..security.durable import reached, sha256_of
@@ -117,6 +118,7 @@ class Ingest:
     rows: int  # that this object added; rows held already are not counted
     snapshot: int  # of the table, in which they became visible; 0 when there were none
     new: bool  # False: it was in the lake before
+    held: int | None = None  # rows of this object, whoever brought them first; None: not counted
 
 # %% ../../nbs/data/15_ingest.ipynb #ing18
 _MERGE = (
@@ -139,10 +141,21 @@ class Index:
         """The account of one object, or None."""
         query = "SELECT * FROM ingests WHERE raw_sha256 = :r AND table_name = :t"
         row = self.registry.one(query, r=raw_sha256, t=table)
-        return None if row is None else Ingest(table, raw_sha256, row["rows"], row["snapshot"], new=False)
+        return (
+            None
+            if row is None
+            else Ingest(table, raw_sha256, row["rows"], row["snapshot"], False, row["held"])
+        )
 
     def complete(
-        self, resource: Resource, raw_sha256: str, snapshot: int, paths: Sequence[str], *, context: Context
+        self,
+        resource: Resource,
+        raw_sha256: str,
+        snapshot: int,
+        paths: Sequence[str],
+        *,
+        context: Context,
+        count: Count | None = None,  # None: nobody is there who has seen the object's rows
     ) -> Ingest:
         """Write the ledger entry, then the index, in one transaction."""
         name = resource.table
@@ -154,30 +167,46 @@ class Index:
         said = {"table": name, "raw": raw_sha256, "rows": rows, "files": hashes}
         self.door.once("ingest", {"subject": f"ingest:{raw_sha256}:{name}", **said}, context=context)
         done = {"raw_sha256": raw_sha256, "table_name": name, "snapshot": snapshot, "rows": rows}
-        done |= {"ingested_ns": self.clock()}
+        done |= {"ingested_ns": self.clock(), "held": None if count is None else count.held}
         reached("ingest", "before")
         self.registry.write(
             (insert("lake_tables", {"table_name": name, "words": ""}), [{"table_name": name, "words": ""}]),
             (insert("lake_files", dict.fromkeys(files[0])) if files else "", files),
             (_MERGE, symbols),
             (insert("ingests", done), [done]),
+            *share_rows(name, raw_sha256, count),
         )
         reached("ingest", "after")
-        return Ingest(name, raw_sha256, rows, snapshot, new=True)
+        return Ingest(name, raw_sha256, rows, snapshot, new=True, held=done["held"])
+
+    def recount(self, done: Ingest, count: Count) -> Ingest:
+        """Add the count to an account without one, if the two agree."""
+        if done.rows + sum(count.shared.values()) != count.held:
+            return done
+        row = {"held": count.held, "raw": done.raw_sha256, "name": done.table}
+        update = "UPDATE ingests SET held = :held WHERE raw_sha256 = :raw AND table_name = :name"
+        reached("ingest", "before")
+        self.registry.write(*share_rows(done.table, done.raw_sha256, count), (update, [row]))
+        reached("ingest", "after")
+        return replace(done, held=count.held)
 
     def missing(self, table: Table, resource: Resource) -> dict[str, int]:
         """Raw objects that retained snapshots name and the index does not, with their snapshots."""
         return {r: s for r, s in tables.commits(table).items() if self.find(r, resource.table) is None}
 
+    def left_behind(self, table: Table, resource: Resource) -> list[tuple[str, int, list[str]]]:
+        """The same with the files that each of them brought."""
+        return [
+            (r, s, [p for p in tables.planned(table, snapshot=s) if Path(p).stem == tables.stem(r)])
+            for r, s in self.missing(table, resource).items()
+        ]
+
     def reconcile(self, table: Table, resource: Resource, *, context: Context) -> int:
         """Complete the index for commits that a killed process left behind; the caller holds the table's lock."""
-        missing = self.missing(table, resource)
-        for raw_sha256, snapshot in missing.items():
-            paths = [
-                p for p in tables.planned(table, snapshot=snapshot) if Path(p).stem == tables.stem(raw_sha256)
-            ]
+        left = self.left_behind(table, resource)
+        for raw_sha256, snapshot, paths in left:
             self.complete(resource, raw_sha256, snapshot, paths, context=context)
-        return len(missing)
+        return len(left)
 
 # %% ../../nbs/data/15_ingest.ipynb #ing19
 def table_lock(folder: Path, resource: Resource) -> Path:
@@ -186,13 +215,15 @@ def table_lock(folder: Path, resource: Resource) -> Path:
 
 
 def _held(folder: Path, table: Table, data: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """The rows that the table holds in the span of `data`, in stored form."""
+    """The rows that the table holds under the keys of `data`, in stored form, each with its file."""
     span = data.select(start=pl.col("ts_event").min(), end=pl.col("ts_event").max() + 1).row(0, named=True)
     if table.current_snapshot() is None or not (paths := tables.planned(table, **span)):
-        return data.clear()
+        return data.clear().with_columns(pl.lit(None, pl.String).alias(FILE))
     keys = data.select(*schema.key).lazy()
-    rows = pl.scan_parquet([folder / p for p in paths]).select(data.columns)
-    return rows.join(keys, on=schema.key, how="semi").collect()
+    rows = pl.scan_parquet([folder / p for p in paths], include_file_paths=FILE).select(*data.columns, FILE)
+    found = rows.join(keys, on=schema.key, how="semi").collect()
+    names = {str(folder / p): p for p in paths}
+    return found.with_columns(pl.col(FILE).replace_strict(names, return_dtype=pl.String))
 
 
 def ingest(
@@ -214,28 +245,38 @@ def ingest(
     with locked(table_lock(index.folder, resource)):
         table = tables.make_table(catalog, resource)
         index.reconcile(table, resource, context=context)
-        if (done := index.find(raw_sha256, resource.table)) is not None:
+        if (done := index.find(raw_sha256, resource.table)) is not None and done.held is not None:
             return done
         content = raw.get(raw_sha256, context=context, action="ingest")
         data = tables.stored(published_at(read(content, name=found.name), published), schema)
-        data = fresh_rows(data, _held(index.folder, table, data, schema), schema, words=found.name)
-        return _add(table, data, resource, raw_sha256, index=index, context=context)
+        held = _held(index.folder, table, data, schema)
+        count = counted(data, held, own=tables.stem(raw_sha256))
+        if done is not None:
+            return index.recount(done, count)
+        data = fresh_rows(data, held, schema, words=found.name)
+        return _add(table, data, resource, raw_sha256, index=index, context=context, count=count)
 
 
 def _add(
-    table: Table, data: pl.DataFrame, resource: Resource, raw_sha256: str, *, index: Index, context: Context
+    table: Table,
+    data: pl.DataFrame,
+    resource: Resource,
+    raw_sha256: str,
+    *,
+    index: Index,
+    context: Context,
+    count: Count,
 ) -> Ingest:
     """Write, commit, index, and keep the past small, in that order."""
     from researchkit.data.fileio import relative
 
     if data.is_empty():
-        return index.complete(resource, raw_sha256, 0, [], context=context)
+        return index.complete(resource, raw_sha256, 0, [], context=context, count=count)
     files = tables.write_files(table, data, step=tables.layout_of(resource).step, origin=raw_sha256)
     reached("commit", "before")
     snapshot = tables.commit(table, files, raw_sha256=raw_sha256)
     reached("commit", "after")
-    done = index.complete(
-        resource, raw_sha256, snapshot, [relative(f.file_path) for f in files], context=context
-    )
+    paths = [relative(f.file_path) for f in files]
+    done = index.complete(resource, raw_sha256, snapshot, paths, context=context, count=count)
     tables.expire(table)
     return done

@@ -18,10 +18,11 @@ import polars as pl
 from ..context import Context, Resource, parse_table
 from . import tables
 from .door import Door, scope
-from .ingest import Index, Ingest, ingest, table_lock
+from .ingest import Index, Ingest, file_rows, ingest, table_lock
 from .raw import Finding, RawZone, checked, locked
 from .registry import Registry
 from .scan import Access, Request, instant, source, written
+from .shares import files_of
 from ..errors import IntegrityError, NotFound, not_found
 from ..frames import INSTANT, DType
 
@@ -106,14 +107,14 @@ class Files:
         return tuple(tables.planned(self._load(resource), start=start, end=end, snapshot=snapshot))
 
     def newest(self, resource: Resource, objects: Iterable[str] | None = None) -> tuple[int, tuple[str, ...]]:
-        """The current snapshot and its files that may hold a span, of all raw objects or of some."""
+        """The current snapshot and its files that may hold a span: all, or those of some raw objects' rows."""
         if (head := self._load(resource).current_snapshot()) is None:
             return 0, ()
         paths = self._plan(replace(resource, symbols=(), columns=()), head.snapshot_id)
         if objects is None:
             return head.snapshot_id, paths
-        stems = {tables.stem(raw_sha256) for raw_sha256 in objects}
-        return head.snapshot_id, tuple(p for p in paths if Path(p).stem in stems)
+        chosen = files_of(self._registry, resource.table, objects)
+        return head.snapshot_id, tuple(p for p in paths if p in chosen)
 
     def pinned(self, resource: Resource, pin_id: str) -> tuple[str, ...]:
         """The files of a pinned version that may hold a span."""
@@ -221,7 +222,7 @@ class LakeReader(OpenedLake):
         end: When = None,  # of the event, exclusive
         asof: When = None,  # only what was known and published by then; leaving it out shows later corrections
         pin: str | None = None,  # name or id of a dataset version; default: the newest data
-        objects: Iterable[str] | None = None,  # only what these raw objects brought; default: all
+        objects: Iterable[str] | None = None,  # the rows that these raw objects hold; default: all
         sample: bool = False,  # the first thirty days only, for data not signed off yet
     ) -> pl.LazyFrame:
         """A lazy frame of the table's contract; policy and ledger act now and at every collect."""
@@ -293,6 +294,27 @@ class Lake(LakeReader):
         """Bring a raw object into its table, once."""
         parts = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
         return ingest(raw_sha256, context=context, published=published, **parts)  # type: ignore[arg-type]
+
+    def overlapping(
+        self,
+        table: str,
+        start_ns: int,  # of the event, nanoseconds UTC, inclusive
+        end_ns: int,  # of the event, nanoseconds UTC, exclusive
+        *,
+        besides: Iterable[str],  # SHA-256 of raw objects that are meant to hold this span
+    ) -> list[str]:  # SHA-256 of the others, sorted
+        """Which other raw objects brought files that reach into a span; nothing is handed out."""
+        if start_ns >= end_ns:
+            raise ValueError(f"start must lie before end, got {written(start_ns)} and {written(end_ns)}")
+        resource = parse_table(table)
+        if not self.catalog.table_exists(resource.identifier):
+            return []
+        query = "SELECT raw_sha256, first_ns, last_ns FROM lake_files WHERE table_name = :t"
+        files = self._registry.rows(query, t=resource.table)
+        for raw_sha256, _, paths in self._index.left_behind(self.table(resource), resource):
+            files += file_rows(self.folder, paths, resource.table, raw_sha256)
+        reach = {f["raw_sha256"] for f in files if f["first_ns"] < end_ns and f["last_ns"] >= start_ns}
+        return sorted(reach - set(besides))
 
     def verify(self, table: str | None = None) -> list[Finding]:
         """Check the hash of every data file, of one table or of all; nothing is handed out."""

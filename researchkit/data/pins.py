@@ -170,7 +170,8 @@ class Pins(PinReader):
         *,
         context: Context,
         publication: str = "assumed",  # "exact" where every row's publication was recorded
-        objects: Iterable[str] | None = None,  # only what these raw objects brought; default: all there is
+        objects: Iterable[str]
+        | None = None,  # all rows that these hold, or `ValueError`; default: all there is
     ) -> Pin:
         """Pin the newest data; the same data again are the same pin. Raises `ValueError` for a taken name."""
         wanted = sorted(set(tables))

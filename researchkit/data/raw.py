@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..context import Context, parse_table
 from .door import Door
@@ -238,6 +238,11 @@ def _table_in(source: Path | bytes) -> str:
     found = inspect(source)
     return f"{found.dataset}/{found.schema}"
 
+
+def _names(line: Mapping[str, Any], sha256: str) -> bool:
+    """Whether the registration on a ledger line lists an object among its sealed data."""
+    return any(part["raw"] == sha256 for part in line.get("registration", {}).get("sealed", ()))
+
 # %% ../../nbs/data/12_raw.ipynb #raw22
 class RawZone(RawReader):
     """Encrypted, content-addressed, write-once storage for what vendors sent."""
@@ -289,11 +294,12 @@ class RawZone(RawReader):
         registration: str,  # the hash of the registration in whose name it is opened
         context: Context,
     ) -> None:
-        """Open a seal: policy is asked, the ledger says for which registration; a second opening changes nothing."""
+        """Open a seal for a registration that names it; a second opening changes nothing. May raise `AccessDenied`."""
         found = self.record(sha256)
         if not found.sealed:
             raise ValueError(f"open_seal: {found.name} lies under key '{found.key_name}' and is not sealed")
         known = self._door.ledger.entries(kind="registration", subject=f"campaign:{registration}", limit=1)
-        self._door.ask("open_seal", parse_table(found.table_name), context=context, registered=bool(known))
+        named = any(_names(line.body, sha256) for line in known)
+        self._door.ask("open_seal", parse_table(found.table_name), context=context, registered=named)
         body = {"subject": f"raw:{sha256}", "registration": registration, "table": found.table_name}
         self._door.once("seal opened", body, context=context)

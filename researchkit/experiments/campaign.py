@@ -162,8 +162,10 @@ def record_screens(challenger: str, screens: Sequence[Screen], *, parts: Parts, 
     rows = [{"screen": s.name, "passed": s.passed, "reason": s.reason} for s in screens]
     about = {"subject": f"run:{trial}", "strategy": challenger}
     with parts.warehouse.writing(site="campaign") as writer:
-        if not parts.ledger.entries(kind="screen", subject=f"run:{trial}", strategy=challenger):
-            parts.ledger.append("screen", {**about, "screens": rows}, parts.context)
+        lines = parts.ledger.entries(kind="screen", subject=f"run:{trial}", strategy=challenger)
+        said = {s["screen"] for line in lines for s in line.body["screens"]}
+        if fresh := [row for row in rows if row["screen"] not in said]:
+            parts.ledger.append("screen", {**about, "screens": fresh}, parts.context)
         writer.add("screens", rows, within={"trial": trial, "strategy": challenger})
     return refused(screens)
 

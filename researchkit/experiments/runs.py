@@ -22,6 +22,8 @@ from researchkit.experiments.storing import (
     Logged,
     Shelves,
     day_of,
+    digest,
+    ended,
     note_notebook,
     note_pin,
     owed,
@@ -31,7 +33,7 @@ from .warehouse import Warehouse
 from ..security.ledger import Ledger, canonical
 
 # %% auto #0
-__all__ = ['Run', 'Runs']
+__all__ = ['provenance_digest', 'Run', 'Runs']
 
 # %% ../../nbs/experiments/07_runs.ipynb #rns06
 def _first_row(
@@ -54,6 +56,11 @@ def _first_row(
     }
 
 
+def provenance_digest(row: Mapping[str, Any]) -> str:
+    """Hash what a trial's row says about code, environment and process."""
+    return digest(canonical([row[k] for k in ("code", "environment", "process")]))
+
+
 def _begin(shelves: Shelves, row: dict[str, Any], context: Context) -> None:
     """Make a trial durable: warehouse, then ledger."""
     with shelves.warehouse.writing(site="run") as writer:
@@ -67,7 +74,10 @@ def _begin(shelves: Shelves, row: dict[str, Any], context: Context) -> None:
 def _announce(shelves: Shelves, row: Mapping[str, Any], context: Context) -> None:
     """Put the first line about a trial onto the ledger."""
     said = {k: row[k] for k in ("job", "title", "hypothesis", "pin", "tier")}
-    said |= {"code": json.loads(row["code"])["package"], "parameters": json.loads(row["parameters"])}
+    said |= {"principal": row["principal"], "started_ns": row["started_ns"]}
+    code = json.loads(row["code"])
+    said |= {"code": code["package"], "strategy": code["strategy"], "provenance": provenance_digest(row)}
+    said["parameters"] = json.loads(row["parameters"])
     shelves.say("trial", row["id"], said, context)
 
 # %% ../../nbs/experiments/07_runs.ipynb #rns08
@@ -85,10 +95,10 @@ def _project(shelves: Shelves, trial: str, *, url: str | None, location: str | N
 def _end(shelves: Shelves, trial: str, status: str, *, reason: str | None, context: Context) -> bool:
     """End a running trial; false if it had ended before."""
     with shelves.warehouse.writing(site="run") as writer:
-        ended = {"status": status, "reason": reason, "ended_ns": shelves.clock()}
-        first = writer.amend(trial, only_if="running", **ended)
+        end = {"status": status, "reason": reason, "ended_ns": shelves.clock()}
+        first = writer.amend(trial, only_if="running", **end)
     if first:
-        shelves.say("run", trial, {"status": status, "reason": reason}, context)
+        shelves.say("run", trial, ended(shelves, trial), context)
     return first
 
 
@@ -111,7 +121,7 @@ def _tell(shelves: Shelves, row: Mapping[str, Any], context: Context) -> None:
     for kind, body in owed(shelves, row):
         shelves.say(kind, row["id"], body, context)
     if not said["run"] and row["status"] != "running":
-        shelves.say("run", row["id"], {"status": row["status"], "reason": row["reason"]}, context)
+        shelves.say("run", row["id"], ended(shelves, row["id"]), context)
 
 # %% ../../nbs/experiments/07_runs.ipynb #rns11
 class Run:
@@ -252,18 +262,18 @@ class Runs:
 
     def sweep(self) -> list[str]:
         """Abort the trials of dead processes, complete ledger and MLflow; called at every start."""
-        ended = []
+        dead = []
         for row in _dead(self.shelves):
             context = self._of(row)
             _tell(self.shelves, row, context)
             if _end(self.shelves, row["id"], "aborted", reason="its process died", context=context):
-                ended.append(row["id"])
+                dead.append(row["id"])
         for row in self.warehouse.rows("trials", mlflow_run=None):
             if row["status"] != "running":
                 if _is_dead(row):
                     _tell(self.shelves, row, self._of(row))
                 _project(self.shelves, row["id"], **self._tracking)
-        return ended
+        return dead
 
     def _of(self, row: Mapping[str, Any]) -> Context:
         """In whose course a line about a trial is written."""

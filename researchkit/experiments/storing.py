@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -16,12 +16,13 @@ from ..context import Context
 from ..data.archive import Archive, Archived
 from ..errors import IntegrityError
 from .artifacts import Artifact
-from .records import Record
+from .records import SCORES, Record
 from .warehouse import Warehouse, Writer, equity_rows, find_trial
 from ..security.ledger import Ledger, canonical
 
 # %% auto #0
-__all__ = ['Shelves', 'store', 'day_of', 'Logged', 'store_record', 'note_pin', 'note_notebook', 'owed']
+__all__ = ['HASHED', 'Shelves', 'store', 'day_of', 'digest', 'rows_digest', 'artifact_body', 'Logged', 'store_record', 'note_pin',
+           'note_notebook', 'owed', 'ended']
 
 # %% ../../nbs/experiments/05_storing.ipynb #sto06
 @dataclass(frozen=True)
@@ -101,6 +102,57 @@ def _write(
     writer.add("artifacts", artifacts, within=within)
     return new
 
+# %% ../../nbs/experiments/05_storing.ipynb #sto122
+HASHED: dict[str, tuple[str, ...]] = {
+    "metrics": ("name", "value"),
+    "calibration": ("fold", "stage", "n", *SCORES),
+    "feature_schemas": ("view", "name", "position", "kind", "words"),
+}  # table → the columns that its hash covers
+
+
+def digest(text: str) -> str:  # 64 hexadecimal digits
+    """Hash a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def rows_digest(
+    table: str,  # one of HASHED
+    rows: Iterable[Mapping[str, Any]],  # in the order of their key
+) -> str:  # 64 hexadecimal digits
+    """Hash rows of the warehouse."""
+    return digest(canonical([[row[c] for c in HASHED[table]] for row in rows]))
+
+
+def _stored(shelves: Shelves, row: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """Compose a result's line from the rows that it is about."""
+    within = {"trial": row["id"], "strategy": strategy}
+    result = next(iter(shelves.warehouse.rows("results", **within)), None)
+    schema = shelves.warehouse.rows("feature_schemas", trial=row["id"])
+    views = sorted({s["view"] for s in schema})
+    return {
+        "strategy": strategy,
+        "stream": None if result is None else result["stream"],
+        "pin": row["pin"] if result is None else result["pin"],
+        "rows": 0 if result is None else result["rows"],
+        "assumptions": None if result is None else digest(result["assumptions"]),
+        "artifacts": {a["name"]: artifact_body(a) for a in shelves.warehouse.rows("artifacts", **within)},
+        "metrics": rows_digest("metrics", shelves.warehouse.rows("metrics", **within)),
+        "calibration": rows_digest("calibration", shelves.warehouse.rows("calibration", **within)),
+        "features": {v: rows_digest("feature_schemas", [s for s in schema if s["view"] == v]) for v in views},
+    }
+
+
+def artifact_body(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Say on a line what the warehouse's row says about an artifact."""
+    names = {"path": "archive_path", "kind": "kind", "bytes": "bytes"}
+    return {"sha256": row["sha256"], "logical": row["logical_hash"], **{k: row[v] for k, v in names.items()}}
+
+
+def _is_said(shelves: Shelves, trial: str, body: Mapping[str, Any]) -> bool:
+    """Whether a result's line stands on the ledger already."""
+    said = shelves.ledger.entries(kind="result", subject=f"run:{trial}")
+    return any(all(e.body.get(k) == v for k, v in body.items()) for e in said)
+
 # %% ../../nbs/experiments/05_storing.ipynb #sto13
 @dataclass(frozen=True)
 class Logged:
@@ -133,23 +185,16 @@ def store_record(
     with shelves.warehouse.writing() as writer:
         now = shelves.clock()
         new = _write(writer, record, trial=trial, pin=row["pin"], artifacts=held, now=now)
-    body = {
-        "strategy": record.strategy,
-        "stream": record.stream,
-        "pin": row["pin"],
-        "rows": 0 if record.equity is None else record.equity.height,
-        "artifacts": {a["name"]: {"sha256": a["sha256"], "logical": a["logical_hash"]} for a in held},
-        "metrics": hashlib.sha256(canonical(record.metrics).encode()).hexdigest(),
-    }
-    said = shelves.ledger.entries(kind="result", subject=f"run:{trial}")
-    if not any(all(e.body.get(k) == v for k, v in body.items()) for e in said):
+    body = _stored(shelves, row, record.strategy)
+    if not _is_said(shelves, trial, body):
         shelves.say("result", trial, body, context)
     return Logged(trial, record.strategy, record.stream, new, tuple(a["archive_path"] for a in held))
 
 # %% ../../nbs/experiments/05_storing.ipynb #sto18
 def note_pin(shelves: Shelves, trial: str, pin: str) -> None:
-    """Record that a trial uses a pin from here on."""
-    if shelves.row(trial)["pin"] == pin:
+    """Record that a trial uses a pin from here on; a trial that has ended uses nothing more."""
+    row = shelves.row(trial)
+    if row["pin"] == pin or row["status"] != "running":
         return
     with shelves.warehouse.writing(site="run") as writer:
         if not shelves.warehouse.rows("pins_used", trial=trial, pin=pin):
@@ -185,27 +230,22 @@ def owed(
 ) -> Iterator[tuple[str, dict[str, Any]]]:  # kind and body of lines that the ledger ought to have and has not
     """Compose the lines about results and notebook that a dead process did not come to write."""
     trial = row["id"]
-    said = {e.body["strategy"] for e in shelves.ledger.entries(kind="result", subject=f"run:{trial}")}
-    tables = ("results", "metrics", "calibration", "artifacts")
-    stored = {r["strategy"] for t in tables for r in shelves.warehouse.rows(t, trial=trial)}
-    for strategy in sorted(stored - said):
-        yield "result", {**_stored(shelves, row, strategy), "late": True}
+    over = shelves.ledger.entries(kind="run", subject=f"run:{trial}", limit=1)
+    tables = () if over else ("results", "metrics", "calibration", "artifacts")
+    for strategy in sorted({r["strategy"] for t in tables for r in shelves.warehouse.rows(t, trial=trial)}):
+        body = _stored(shelves, row, strategy)
+        if not _is_said(shelves, trial, body):
+            yield "result", {**body, "late": True}
     if row["notebook_sha256"] and not shelves.ledger.entries(kind="notebook", subject=f"run:{trial}"):
         names = {"sha256": "notebook_sha256", "logical": "notebook_hash", "path": "archive_path"}
         yield "notebook", {**{k: row[v] for k, v in names.items()}, "late": True}
 
 
-def _stored(shelves: Shelves, row: Mapping[str, Any], strategy: str) -> dict[str, Any]:
-    """Read from the warehouse what a result's line says."""
-    within = {"trial": row["id"], "strategy": strategy}
-    result = next(iter(shelves.warehouse.rows("results", **within)), None)
-    held = shelves.warehouse.rows("artifacts", **within)
-    metrics = {m["name"]: m["value"] for m in shelves.warehouse.rows("metrics", **within)}
-    return {
-        "strategy": strategy,
-        "stream": None if result is None else result["stream"],
-        "pin": row["pin"] if result is None else result["pin"],
-        "rows": 0 if result is None else result["rows"],
-        "artifacts": {a["name"]: {"sha256": a["sha256"], "logical": a["logical_hash"]} for a in held},
-        "metrics": hashlib.sha256(canonical(metrics).encode()).hexdigest(),
-    }
+def ended(
+    shelves: Shelves,
+    trial: str,  # one that is not running any more
+) -> dict[str, Any]:
+    """Compose the line about a trial's end: how, when, why, and every pin that it used."""
+    row = shelves.row(trial)
+    used = {u["pin"]: u["since_ns"] for u in shelves.warehouse.rows("pins_used", trial=trial)}
+    return {**{k: row[k] for k in ("status", "reason", "ended_ns", "pin")}, "pins": used}

@@ -116,7 +116,8 @@ def latest_study(
     """Read the newest finished runs of the baseline and the challengers."""
     house = ws.warehouse
     held, tried = last_finished(house, "baseline"), last_finished(house, "challengers")
-    _agree(held, tried, ("pin", "code"))
+    made = [{"pin": t["pin"], "code": json.loads(t["code"])["strategy"]} for t in (held, tried)]
+    _agree(*made, ("pin", "code"))
     streams = {
         r["strategy"]: r["stream"] for t in (held, tried) for r in house.rows("results", trial=t["id"])
     }
@@ -135,7 +136,7 @@ def latest_study(
         refused={n: s for n, s in screened.items() if s is not None},
         terms=_terms(terms),
         pin=tried["pin"],
-        code=json.loads(tried["code"])["strategy"],
+        code=made[1]["code"],
     )
 
 # %% ../../nbs/operations/02_programme.ipynb #prg16

@@ -51,6 +51,7 @@ def stream(root):
     lake.ingest(found.sha256, context=me)
     pins = Pins(registry=registry, lake=lake, door=door)
     pin = pins.create("all", ["DEMO/ohlcv-1d"], context=me)
+    assert pins.create("own", ["DEMO/ohlcv-1d"], objects=[found.sha256], context=me).id == pin.id
     kinds = [e.kind for e in door.ledger.entries()]
     return {
         "rows": lake.scan("DEMO/ohlcv-1d", context=me).collect().height,

@@ -147,8 +147,18 @@ def test_sealed_years_reach_neither_lake_nor_catalog_before_the_seal_is_opened(w
             attempt(sealed.sha256, context=ME)
     assert ws.lake.tables()["last"].dt.year().to_list() == [2005]
     assert [o.key_name for o in ws.raw.objects()] == ["demo", "demo-sealed"]
-    ws.door.record("registration", {"subject": "campaign:r1"}, context=ME)
-    ws.raw.open_seal(sealed.sha256, registration="r1", context=ME)
+    for name, body in (
+        ("r0", {}),
+        ("r1", {"sealed": [{"raw": "0" * 64}]}),
+        ("r2", {"sealed": [{"raw": sealed.sha256}]}),
+    ):
+        ws.door.record("registration", {"subject": f"campaign:{name}", "registration": body}, context=ME)
+    ws.door.record("registration", {"subject": "campaign:r3"}, context=ME)
+    for name in ("r0", "r1", "r3", "r4"):
+        with pytest.raises(AccessDenied, match="only for a registered campaign"):
+            ws.raw.open_seal(sealed.sha256, registration=name, context=ME)
+        assert not ws.raw.opened(sealed.sha256)
+    ws.raw.open_seal(sealed.sha256, registration="r2", context=ME)
     assert ws.lake.ingest(sealed.sha256, context=ME).rows == 10
 
 
