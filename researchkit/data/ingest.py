@@ -180,8 +180,8 @@ class Index:
         return Ingest(name, raw_sha256, rows, snapshot, new=True, held=done["held"])
 
     def recount(self, done: Ingest, count: Count) -> Ingest:
-        """Add the count to an account without one, if the two agree."""
-        if done.rows + sum(count.shared.values()) != count.held:
+        """Add the count to an account without one, if they agree; with another day of publication they do not."""
+        if (count.own, count.own + sum(count.shared.values())) != (done.rows, count.held):
             return done
         row = {"held": count.held, "raw": done.raw_sha256, "name": done.table}
         update = "UPDATE ingests SET held = :held WHERE raw_sha256 = :raw AND table_name = :name"

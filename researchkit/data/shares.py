@@ -28,6 +28,7 @@ class Count:
 
     held: int  # all of them
     shared: Mapping[str, int]  # file of another object → how many of its rows this one holds as well
+    own: int = 0  # those found in its own files; none before it is ingested
 
 
 def counted(
@@ -39,7 +40,8 @@ def counted(
     """Count the rows of an object that lie in files of other objects."""
     same = held.join(data, on=data.columns, how="semi", nulls_equal=True)
     files = same.group_by(FILE).agg(rows=pl.len()).sort(FILE)
-    return Count(data.height, {path: n for path, n in files.iter_rows() if Path(path).stem != own})
+    mine = pl.Series([Path(path).stem == own for path in files[FILE]], dtype=pl.Boolean)
+    return Count(data.height, dict(files.filter(~mine).iter_rows()), sum(files.filter(mine)["rows"]))
 
 # %% ../../nbs/data/21_shares.ipynb #shr08
 def share_rows(

@@ -157,8 +157,8 @@ def _decision(line: Entry) -> Iterator[Claim]:
 # %% ../../nbs/experiments/17_account.ipynb #acc14
 def _object(line: Entry) -> Iterator[Claim]:
     """What a raw object claims."""
-    fields = {k: v for k, v in line.body.items() if k not in ("subject", "table")}
-    yield Claim("raw_objects", (_named(line),), fields, line.seq)
+    names = ("cipher_sha256", "bytes", "cipher_bytes", "name", "table_name", "key_name", "vendor_sha256")
+    yield Claim("raw_objects", (_named(line),), _picked(line.body, names), line.seq)
 
 
 def _ingest(line: Entry) -> Iterator[Claim]:

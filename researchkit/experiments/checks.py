@@ -5,7 +5,6 @@
 # %% ../../nbs/experiments/16_checks.ipynb #chk03
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,12 +15,13 @@ from ..data.archive import Archive, notebook_hash
 from ..errors import IntegrityError, NotFound
 from .artifacts import logical_hash_of, predictions_hash, read_frame, read_model
 from .records import ALL_FOLDS, SCORES
+from .storing import rows_digest
 from .warehouse import Warehouse, read_equity
 from ..frames import EQUITY, FEATURES, FILLS, LABELS, PROBABILITIES, SIGNALS, logical_hash
-from ..security.ledger import Entry, Ledger, canonical
+from ..security.ledger import Entry, Ledger
 
 # %% auto #0
-__all__ = ['CONTRACTS', 'Source', 'equal', 'only', 'first_difference', 'check_equity', 'check_artifact', 'check_numbers',
+__all__ = ['CONTRACTS', 'Source', 'equal', 'only', 'held', 'first_difference', 'check_equity', 'check_artifact', 'check_numbers',
            'check_notebook', 'check_trial']
 
 # %% ../../nbs/experiments/16_checks.ipynb #chk05
@@ -38,6 +38,8 @@ class Source(Protocol):
     def pins(self) -> Any: ...
     @property
     def raw(self) -> Any: ...
+    @property
+    def registry(self) -> Any: ...
 
 
 def equal(what: str, got: object, expected: object) -> None:
@@ -52,13 +54,22 @@ def only(
     subject: str,
     **body: str,
 ) -> Entry:
-    """Find the one line of a kind about a subject; `NotFound` if the ledger has none."""
+    """Find the line of a kind about a subject, the last if there are several; `NotFound` if there is none."""
     wanted: dict[str, Any] = dict(body)
     found = ledger.entries(kind=kind, subject=subject, **wanted)
     if not found:
         more = "".join(f", {k} {v}" for k, v in body.items())
         raise NotFound(f"the ledger has no {kind} of {subject}{more}")
-    return found[0]
+    return found[-1]
+
+
+def held(source: Source, table: str, **key: str) -> dict[str, Any]:
+    """Read the one row that the ledger speaks of; `IntegrityError` if it is gone."""
+    rows = source.warehouse.rows(table, **key)
+    if not rows:
+        where = ", ".join(f"{k} {v}" for k, v in key.items())
+        raise IntegrityError(f"the ledger speaks of it, and the warehouse has no such row in {table} ({where})")
+    return rows[0]
 
 # %% ../../nbs/experiments/16_checks.ipynb #chk07
 def first_difference(
@@ -80,14 +91,13 @@ def first_difference(
 
 def _artifact(source: Source, trial: str, strategy: str, name: str) -> bytes:
     """Read an artifact from the archive, checked by the hash on the ledger."""
-    row = source.warehouse.rows("artifacts", trial=trial, strategy=strategy, name=name)[0]
-    said = only(source.ledger, "result", f"run:{trial}", strategy=strategy)
-    return source.archive.get(row["archive_path"], said.body["artifacts"][name]["sha256"])
+    said = only(source.ledger, "result", f"run:{trial}", strategy=strategy).body["artifacts"][name]
+    return source.archive.get(said["path"], said["sha256"])
 
 
-def check_equity(source: Source, result: Mapping[str, Any]) -> str:
+def check_equity(source: Source, trial: str, strategy: str) -> str:
     """Compare the equity rows of one result with its stream."""
-    trial, strategy = result["trial"], result["strategy"]
+    result = held(source, "results", trial=trial, strategy=strategy)
     stream = only(source.ledger, "result", f"run:{trial}", strategy=strategy).body["stream"]
     equal("stream in the warehouse", result["stream"], stream)
     equity = read_equity(source.warehouse, trial, strategy=strategy)
@@ -118,26 +128,25 @@ def _check_model(source: Source, trial: str, strategy: str, *, data: bytes, logi
     equal("hash of what the model says", predictions_hash(model, features), logical)
 
 
-def check_artifact(source: Source, row: Mapping[str, Any]) -> str:
+def check_artifact(source: Source, trial: str, strategy: str, *, name: str) -> str:
     """Check one artifact's bytes, and what they say."""
-    trial, strategy, name = row["trial"], row["strategy"], row["name"]
+    row = held(source, "artifacts", trial=trial, strategy=strategy, name=name)
     said = only(source.ledger, "result", f"run:{trial}", strategy=strategy).body["artifacts"][name]
     equal("SHA-256 in the warehouse", row["sha256"], said["sha256"])
-    data = source.archive.get(row["archive_path"], said["sha256"])
-    if row["kind"] == "frame":
+    data = source.archive.get(said["path"], said["sha256"])
+    if said["kind"] == "frame":
         equal("logical hash", logical_hash_of(read_frame(data), CONTRACTS.get(name)), said["logical"])
-    if row["kind"] == "model":
+    if said["kind"] == "model":
         _check_model(source, trial, strategy, data=data, logical=said["logical"])
         return f"{len(data):,} bytes hold, the model opens and says what it said"
     return f"{len(data):,} bytes hold"
 
 
 def check_numbers(source: Source, trial: str, strategy: str) -> str:
-    """Compare metrics with the ledger, calibration scores with the archived report."""
+    """Compare metrics and calibration scores with the ledger, scores also with the archived report."""
     rows = source.warehouse.rows("metrics", trial=trial, strategy=strategy)
-    digest = hashlib.sha256(canonical({r["name"]: r["value"] for r in rows}).encode()).hexdigest()
     said = only(source.ledger, "result", f"run:{trial}", strategy=strategy).body
-    equal("hash of the metrics", digest, said["metrics"])
+    equal("hash of the metrics", rows_digest("metrics", rows), said["metrics"])
     scores = source.warehouse.rows("calibration", trial=trial, strategy=strategy)
     if scores:
         table = read_frame(_artifact(source, trial, strategy, "calibration.parquet"))
@@ -146,6 +155,7 @@ def check_numbers(source: Source, trial: str, strategy: str) -> str:
             for name in SCORES:
                 where = f"{name} of fold {row['fold']}, {row['stage']}"
                 equal(where, row[name], kept[row["fold"], row["stage"]].get(name))
+    equal("hash of the calibration scores", rows_digest("calibration", scores), said["calibration"])
     return f"{len(rows)} metrics and {len(scores)} rows of calibration scores agree with the record"
 
 # %% ../../nbs/experiments/16_checks.ipynb #chk15

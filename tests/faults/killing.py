@@ -355,8 +355,10 @@ def untouched(warm: Warm, root: Path, source: Path | None, **how: Any) -> Refere
         raise RuntimeError(f"the demo fails without any kill:\n{done['log']}")
     hits = counted(count)
     found = warm.ask("facts", root=str(root))
-    if found["code"] != 0 or found["answer"]["faults"]:
-        raise RuntimeError(f"faults without any kill: {found['answer'] or found['log']}")
+    if found["code"] != 0:
+        raise RuntimeError(f"an untouched workspace cannot be read:\n{found['log']}")
+    if found["answer"]["faults"]:
+        raise RuntimeError(f"faults without any kill: {found['answer']['faults']}")
     count.unlink()
     trials = sum(found["answer"]["trials"].values())
     return Reference(found["answer"]["same"], hits, trials, done["seconds"])
