@@ -1,6 +1,7 @@
 """One flipped thing anywhere under a run, and the chain names it; models of every kind open and say the same."""
 
 import json
+import socket
 import sqlite3
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from researchkit.frames import EQUITY, FEATURES, conform
 from researchkit.security.ledger import Ledger
 
 N = 120
+DEAD = json.dumps({"host": socket.gethostname(), "boot": "another", "pid": 1})
 DAYS = pl.datetime_range(
     datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 4, 30, tzinfo=UTC), "1d", eager=True
 )
@@ -68,6 +70,7 @@ def source(tmp_path):
         ledger=Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"),
         pins=None,
         raw=None,
+        registry=None,
     )
     who = Context(Principal("quant7", ("quant",)))
     runs = Runs(warehouse=made.warehouse, archive=made.archive, ledger=made.ledger, context=who)
@@ -170,3 +173,45 @@ def test_boosted_and_forest_models_open_and_foreign_functions_do_not():
 
     with pytest.raises(IntegrityError, match=r"needs the type '.*system'"):
         read_model(skops.io.dumps(FunctionTransformer(os.system)))
+
+
+def _again(source):
+    who = Context(Principal("quant7", ("quant",)))
+    return Runs(warehouse=source.warehouse, archive=source.archive, ledger=source.ledger, context=who)
+
+
+def test_a_strategy_that_is_logged_in_steps_holds(source):
+    with _again(source).start("in steps", job="lesson") as run:
+        run.log(result=_equity(), metrics={"hit_rate": 0.5})
+        run.log(features=_features(), metrics={"edge": 0.01}, artifacts={"note.txt": b"ok"})
+        run.log(strategy="other", result=_equity().with_columns(pl.col("net") * 2))
+        assert summary(chain(source, run.id)).startswith("all")  # while it is still at work
+    assert summary(chain(source, run.id)).startswith("all")
+    _sql(source.folder / "warehouse.db", "DELETE FROM metrics WHERE name = 'edge'")
+    broken = [link for link in chain(source, run.id) if not link.ok]
+    assert {link.kind for link in broken} == {"record", "numbers"}
+
+
+def test_rows_that_changed_after_the_end_are_never_made_good(source):
+    """A sweep completes what a dead process owed; it does not bless what was changed behind its back."""
+    _sql(source.folder / "warehouse.db", "UPDATE metrics SET value = 9 WHERE name = 'sharpe'")
+    _sql(source.folder / "warehouse.db", f"UPDATE trials SET process = '{DEAD}'")
+    _again(source).sweep()
+    assert any("hash of the metrics" in link.words for link in chain(source) if not link.ok)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rows_of_a_run_at_work_are_not_called_strangers(source, when):
+    """The line follows the rows; in between, and after a kill in between, nobody is accused."""
+    runs = _again(source)
+    runs.start("at work", job="lesson")
+    with source.warehouse.writing() as w:
+        trial = source.warehouse.rows("trials", title="at work")[0]["id"]
+        w.add("metrics", [{"name": "edge", "value": 0.1}], within={"trial": trial, "strategy": "main"})
+    if when == "after":
+        _sql(source.folder / "warehouse.db", f"UPDATE trials SET process = '{DEAD}' WHERE id = '{trial}'")
+        runs.sweep()
+        words = [link.words for link in chain(source) if not link.ok]
+        assert all("provenance must be" in w for w in words)  # only what this test did to the process
+        return
+    assert summary(chain(source)).startswith("all")

@@ -8,11 +8,14 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from commandline import Command
+
+import researchkit
 
 pytestmark = pytest.mark.xdist_group("finished workspace")
 
@@ -243,7 +246,7 @@ def refusal(root: Path) -> list[str]:
 
 def registration(root: Path) -> list[str]:
     warehouse(root, "UPDATE campaigns SET body = replace(body, '\"margin\":0.01', '\"margin\":0.02')")
-    return ["BROKEN walk latest", "campaign ", "its registration was changed", "SHA-256 is"]
+    return ["BROKEN registration two-years", "campaign ", "its registration was changed", "SHA-256 is"]
 
 
 def registration_number(root: Path) -> list[str]:
@@ -255,6 +258,158 @@ def trial(root: Path) -> list[str]:
     row = ask(root / "warehouse.db", "SELECT * FROM trials WHERE job = 'challengers'")
     warehouse(root, f"UPDATE trials SET hypothesis = 'H-0' WHERE id = '{row.id}'")
     return [f"BROKEN trial {row.id[:8]}", "hypothesis must be", "got H-0"]
+
+
+# --- what was removed leaves no trace among the rows, and what was rewritten agrees with itself ---
+
+
+def edited(
+    *statements: str, base: str = "warehouse.db", wanted: tuple[str, ...]
+) -> Callable[[Path], list[str]]:
+    """A case that changes one database and expects these words in one sentence."""
+
+    def damage(root: Path) -> list[str]:
+        change(root / base, *statements)
+        return list(wanted)
+
+    return damage
+
+
+REFUSED = "WHERE challenger = 'peek'"
+ABSENT = "and there is no such row"
+EDITS = {
+    "a_refused_challenger_moves": edited(
+        f"UPDATE verdicts SET verdict = 'moved', reason = 'it is far better' {REFUSED}",
+        wanted=("BROKEN verdict peek", "verdict must be refused, got moved"),
+    ),
+    "a_refused_challenger_has_another_reason": edited(
+        f"UPDATE verdicts SET reason = 'a trifle' {REFUSED}",
+        wanted=("BROKEN verdict peek", "reason must be replay: ", "got a trifle"),
+    ),
+    "the_naive_answer_to_a_refused": edited(
+        f"UPDATE verdicts SET naive = 'no' {REFUSED}", wanted=("BROKEN verdict peek", "naive must be", "got no")
+    ),
+    "the_naive_answer_to_a_decided": edited(
+        "UPDATE verdicts SET naive = 'never' WHERE verdict IN ('undecided', 'not moved')",
+        wanted=("BROKEN record verdicts", "naive must be", "got never"),
+    ),
+    "the_time_of_a_verdict": edited(
+        "UPDATE verdicts SET decided_ns = decided_ns - 1", wanted=("BROKEN record verdicts", "decided_ns must be")
+    ),
+    "screens_are_passed": edited(
+        "UPDATE screens SET passed = 1 WHERE passed = 0",
+        wanted=("BROKEN record screens", "/leverage/not the baseline resized", "passed must be False", "got True"),
+    ),
+    "screens_are_gone": edited("DELETE FROM screens", wanted=("BROKEN record screens", "/peek/replay", ABSENT)),
+    "a_screen_that_nobody_ran": edited(
+        "INSERT INTO screens SELECT trial, strategy, 'another', 1, '' FROM screens LIMIT 1",
+        wanted=("BROKEN record screens", "/another", "no line of the ledger says so"),
+    ),
+    "one_verdict_is_gone": edited(
+        f"DELETE FROM verdicts {REFUSED}", wanted=("BROKEN verdict peek", "no such row in verdicts")
+    ),
+    "all_verdicts_are_gone": edited(
+        "DELETE FROM verdicts", wanted=("BROKEN record verdicts", "/peek", ABSENT)
+    ),
+    "a_verdict_that_nobody_gave": edited(
+        "INSERT INTO verdicts SELECT campaign, 'ghost', verdict, reason, naive, decided_ns, ledger_seq, body FROM verdicts LIMIT 1",
+        wanted=("BROKEN record verdicts", "/ghost", "no line of the ledger says so"),
+    ),
+    "campaigns_are_gone": edited(
+        "DELETE FROM verdicts", "DELETE FROM openings", "DELETE FROM campaigns",
+        wanted=("BROKEN registration two-years", "no such row in campaigns"),
+    ),
+    "the_time_of_a_registration": edited(
+        "UPDATE campaigns SET registered_ns = registered_ns - 1",
+        wanted=("BROKEN record campaigns", "registered_ns must be"),
+    ),
+    "openings_are_gone": edited("DELETE FROM openings", wanted=("BROKEN record openings", ABSENT)),
+    "a_result_is_gone": edited(
+        "DELETE FROM equity WHERE strategy = 'leverage'", "DELETE FROM results WHERE strategy = 'leverage'",
+        wanted=("BROKEN equity", "/leverage", "no such row in results"),
+    ),
+    "a_result_that_nobody_logged": edited(
+        "INSERT INTO results SELECT trial, 'ghost', stream, rows, pin, assumptions FROM results LIMIT 1",
+        wanted=("BROKEN record results", "/ghost", "no line of the ledger says so"),
+    ),
+    "scores_are_gone": edited(
+        "DELETE FROM metrics", "DELETE FROM calibration", wanted=("BROKEN record calibration", "/honest", ABSENT)
+    ),
+    "metrics_are_gone": edited("DELETE FROM metrics", wanted=("BROKEN numbers", "/baseline", "hash of the metrics")),
+    "an_artifact_is_gone": edited(
+        "DELETE FROM artifacts WHERE name = 'fills.parquet' AND strategy = 'peek'",
+        wanted=("BROKEN frame", "/peek/fills.parquet", "no such row in artifacts"),
+    ),
+    "a_model_becomes_mere_bytes": edited(
+        "UPDATE artifacts SET kind = 'bytes' WHERE kind = 'model'",
+        wanted=("BROKEN record artifacts", ".skops", "kind must be model", "got bytes"),
+    ),
+    "a_trial_is_gone": edited(
+        "DELETE FROM trials WHERE job = 'features'", wanted=("BROKEN trial", "no such row in trials")
+    ),
+    "the_pins_of_the_trials_are_gone": edited(
+        "DELETE FROM pins_used", wanted=("BROKEN record pins_used", ABSENT)
+    ),
+    "a_notebook_is_forgotten": edited(
+        "UPDATE trials SET notebook_sha256 = NULL WHERE job = 'campaign'",
+        wanted=("BROKEN notebook", "SHA-256 in the warehouse", "got None"),
+    ),
+    "a_trial_never_finished": edited(
+        "UPDATE trials SET status = 'failed' WHERE job = 'calibration'",
+        wanted=("BROKEN record trials", "status must be finished", "got failed"),
+    ),
+    "a_trial_is_at_work_again": edited(
+        "UPDATE trials SET status = 'running' WHERE job = 'calibration'",
+        wanted=("BROKEN record trials", "status must be finished", "got running"),
+    ),
+    "a_trial_of_somebody_else": edited(
+        "UPDATE trials SET principal = 'nobody'", wanted=("BROKEN record trials", "principal must be", "got nobody")
+    ),
+    "a_trial_began_earlier": edited(
+        "UPDATE trials SET started_ns = started_ns - 1", wanted=("BROKEN record trials", "started_ns must be")
+    ),
+    "a_trial_ended_later": edited(
+        "UPDATE trials SET ended_ns = ended_ns + 1", wanted=("BROKEN record trials", "ended_ns must be")
+    ),
+    "parameters_of_a_trial": edited(
+        "UPDATE trials SET parameters = '{}' WHERE job = 'ingest'",
+        wanted=("BROKEN record trials", "parameters must be", "got {}"),
+    ),
+    "the_machine_of_a_trial": edited(
+        "UPDATE trials SET environment = '{}'", wanted=("BROKEN record trials", "provenance must be")
+    ),
+    "assumptions_of_a_result": edited(
+        "UPDATE results SET assumptions = '{}' WHERE strategy = 'baseline'",
+        wanted=("BROKEN record results", "/baseline", "assumptions must be"),
+    ),
+    "a_feature_has_another_meaning": edited(
+        "UPDATE feature_schemas SET words = 'something else' WHERE position = 0",
+        wanted=("BROKEN record feature_schemas", "hash of the rows must be"),
+    ),
+    "feature_schemas_are_gone": edited(
+        "DELETE FROM feature_schemas", wanted=("BROKEN record feature_schemas", ABSENT)
+    ),
+    "streams_are_gone": edited("DELETE FROM streams", wanted=("BROKEN record streams", ABSENT)),
+    "a_stream_that_nobody_made": edited(
+        "INSERT INTO streams SELECT 'ab', strategy, trial, seen_ns FROM streams LIMIT 1",
+        wanted=("BROKEN record streams ab", "no line of the ledger says so"),
+    ),
+    "a_raw_object_is_gone": edited(
+        "DELETE FROM raw_objects WHERE key_name NOT LIKE '%-sealed'",
+        base="catalog.db", wanted=("BROKEN raw object", "no raw object"),
+    ),
+    "the_name_of_a_raw_object": edited(
+        "UPDATE raw_objects SET name = 'other'", base="catalog.db", wanted=("BROKEN record raw_objects", "name must be", "got other")
+    ),
+    "ingests_are_gone": edited("DELETE FROM ingests", base="catalog.db", wanted=("BROKEN record ingests", ABSENT)),
+    "a_lake_file_is_forgotten": edited(
+        "DELETE FROM lake_files", base="catalog.db", wanted=("BROKEN record lake_files", ABSENT)
+    ),
+    "pins_are_gone": edited(
+        "DELETE FROM pins", "DELETE FROM pin_names", "DELETE FROM pin_tables",
+        base="catalog.db", wanted=("BROKEN record pin_tables", ABSENT),
+    ),
+}  # fmt: skip
 
 
 CASES = [
@@ -274,6 +429,43 @@ def test_the_culprit_is_named(damage: Callable[[Path], list[str]], workspace: Pa
     assert any(all(word in line for word in wanted) for line in sentences), (wanted, sentences)
     assert re.search(r"\d+ of \d+ links are broken; first: ", said.splitlines()[-1])
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("damage", EDITS.values(), ids=EDITS)
+def test_nothing_is_removed_or_rewritten_unnoticed(
+    damage: Callable[[Path], list[str]], workspace: Path
+) -> None:
+    test_the_culprit_is_named(damage, workspace)
+
+
+def test_a_forgotten_campaign_is_still_the_latest(workspace: Path) -> None:
+    """The ledger says what is latest; without its row the campaign's runs are walked all the same."""
+    before = verify(workspace)[1]
+    warehouse(workspace, "DELETE FROM campaigns")
+    code, said = verify(workspace)
+    counts = [re.search(r"raw object .* (\d+) ", text) for text in (before, said)]
+    assert code == 1
+    assert counts[0] is not None
+    assert counts[1] is not None
+    assert counts[0].group() == counts[1].group()
+
+
+def test_another_code_looked(workspace: Path) -> None:
+    """Had the strategies been computed by other code than was registered, it would be said."""
+    from researchkit.experiments.account import read_lines
+    from researchkit.experiments.evidence import of_campaign
+
+    ws = researchkit.open(workspace)
+    lines = read_lines(ws.ledger)
+    look = lines["verdict"][-1].context["run"]
+    other = [
+        replace(e, body=e.body | {"strategy": "0" * 64}) if e.subject == f"run:{look}" else e
+        for e in lines["trial"]
+    ]
+    links = of_campaign(ws, lines | {"trial": other}, lines["registration"][-1])
+    found = next(link for link in links if link.kind == "code")
+    assert not found.ok
+    assert re.fullmatch(rf"code of '\w+' in run {look[:8]} must be [0-9a-f]{{64}}, got 0{{64}}", found.words)
 
 
 def test_every_file_of_the_archive_is_covered(workspace: Path) -> None:
