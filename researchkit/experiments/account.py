@@ -70,7 +70,17 @@ def _picked(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def _trial(line: Entry) -> Iterator[Claim]:
     """What a trial's beginning claims."""
-    names = ("job", "title", "hypothesis", "tier", "principal", "started_ns", "code", "strategy", "provenance")
+    names = (
+        "job",
+        "title",
+        "hypothesis",
+        "tier",
+        "principal",
+        "started_ns",
+        "code",
+        "strategy",
+        "provenance",
+    )
     fields = _picked(line.body, names) | {"parameters": canonical(line.body["parameters"])}
     yield Claim("trials", (_named(line),), fields, line.seq)
 
@@ -86,7 +96,11 @@ def _run(line: Entry) -> Iterator[Claim]:
 def _notebook(line: Entry) -> Iterator[Claim]:
     """What an executed notebook claims."""
     said = line.body
-    fields = {"notebook_sha256": said["sha256"], "notebook_hash": said["logical"], "archive_path": said["path"]}
+    fields = {
+        "notebook_sha256": said["sha256"],
+        "notebook_hash": said["logical"],
+        "archive_path": said["path"],
+    }
     yield Claim("trials", (_named(line),), fields, line.seq)
 
 # %% ../../nbs/experiments/17_account.ipynb #acc10
@@ -259,7 +273,9 @@ def _rows(source: Source, table: str) -> Rows:
         return tuple(row[n] for n in names)
 
     if table in OF_REGISTRY:
-        return {key(r): r for r in source.registry.rows(f"SELECT * FROM {table}")}  # a name from the list above
+        return {
+            key(r): r for r in source.registry.rows(f"SELECT * FROM {table}")
+        }  # a name from the list above
     rows = source.warehouse.rows(table)
     if table in HASHED:
         return {k: {"hash of the rows": rows_digest(table, held)} for k, held in groupby(rows, key)}
@@ -280,7 +296,9 @@ class Account:
         """What was compared."""
         if not self.lines:
             return "no line on the ledger, and no row"
-        return f"what {self.lines:,} lines say stands there as written, {self.rows:,} rows, and no row besides"
+        return (
+            f"what {self.lines:,} lines say stands there as written, {self.rows:,} rows, and no row besides"
+        )
 
 
 def _short(table: str, key: tuple[Any, ...]) -> str:

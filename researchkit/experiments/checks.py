@@ -68,7 +68,9 @@ def held(source: Source, table: str, **key: str) -> dict[str, Any]:
     rows = source.warehouse.rows(table, **key)
     if not rows:
         where = ", ".join(f"{k} {v}" for k, v in key.items())
-        raise IntegrityError(f"the ledger speaks of it, and the warehouse has no such row in {table} ({where})")
+        raise IntegrityError(
+            f"the ledger speaks of it, and the warehouse has no such row in {table} ({where})"
+        )
     return rows[0]
 
 # %% ../../nbs/experiments/16_checks.ipynb #chk07

@@ -117,7 +117,7 @@ def latest_study(
     house = ws.warehouse
     held, tried = last_finished(house, "baseline"), last_finished(house, "challengers")
     made = [{"pin": t["pin"], "code": json.loads(t["code"])["strategy"]} for t in (held, tried)]
-    _agree(*made, ("pin", "code"))
+    _agree(made[0], made[1], ("pin", "code"))
     streams = {
         r["strategy"]: r["stream"] for t in (held, tried) for r in house.rows("results", trial=t["id"])
     }
