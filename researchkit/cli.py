@@ -9,7 +9,7 @@ import json as _json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -58,6 +58,11 @@ def _cell(value: object) -> str:
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
     return "" if value is None else str(_plain(value))
+
+
+def _when(ns: int) -> str:
+    """Write nanoseconds UTC as people read them."""
+    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _say(
@@ -457,7 +462,7 @@ def run_show(
         return
     _say(
         [
-            {"field": k, "value": str(v)}
+            {"field": k.removesuffix("_ns"), "value": _when(v) if k.endswith("_ns") else str(v)}
             for k, v in row.items()
             if v is not None and k not in ("code", "environment", "process")
         ],

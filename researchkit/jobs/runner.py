@@ -70,6 +70,7 @@ def _engine(env: Mapping[str, str], place: Path, progress: Progress) -> type:
                 kernel_manager_class=_kernel_manager(place),
                 startup_timeout=kw.get("start_timeout", 60),
                 timeout=kw.get("execution_timeout"),
+                extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
             )
             return client.execute(env=dict(env))
 

@@ -10,8 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from ..errors import AccessDenied, ResearchKitError
 from ..jobs.runner import Executed, Progress, execute, run
@@ -20,10 +23,11 @@ from ..jobs.spec import read
 if TYPE_CHECKING:
     from researchkit.experiments.campaign import Gate
     from researchkit.experiments.verdict import Numbers
+    from researchkit.security.ledger import Entry
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['Stream', 'stream', 'progress_line', 'Outcome', 'rows_of', 'behind', 'demo', 'next_commands', 'present']
+__all__ = ['Stream', 'stream', 'progress_line', 'Outcome', 'rows_of', 'behind', 'looked', 'demo', 'next_commands', 'present']
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo07
 @dataclass(frozen=True)
@@ -56,8 +60,13 @@ def stream(
     for one in seen:
         if one.schema != "ohlcv-1d":
             raise SchemaError(f"{one.name}: holds {one.schema}, the demo runs on daily bars, ohlcv-1d")
-    sessions = len({t for d in found for t in dbn.read_bars(d.path, sha256=d.sha256)["ts_event"].to_list()})
-    for_sessions(int(sessions * 0.75) - 252)
+    bars = pl.concat([dbn.read_bars(d.path, sha256=d.sha256) for d in found])
+    if (bad := bars.filter(pl.min_horizontal("open", "high", "low", "close") <= 0).sort("ts_event", "symbol")).height:
+        when, symbol = bad.row(0)[:2]
+        raise ValueError(
+            f"{symbol} on {when:%Y-%m-%d} has a price of zero or less: the demo's strategies size by returns and need prices above 0"
+        )
+    for_sessions(int(bars["ts_event"].n_unique() * 0.75) - 252)
     tag = (
         "".join(c if c.isalnum() else "-" for c in Path(source).name.split(".")[0].lower()).strip("-")
         or "own"
@@ -106,10 +115,9 @@ def _grant(ws: Workspace, table: str) -> None:
     from researchkit.settings import path_of
 
     if not ws.policy.decide(ws.principal, "read", table).allow:
+        body = {"subject": f"table:{table}", "role": "quant", "action": "read"}
+        ws.door.once("grant", body, context=ws.context)
         grant(path_of(ws.settings, "policy_url"), "quant", action="read", resource=table)
-        ws.ledger.append(
-            "grant", {"subject": f"table:{table}", "role": "quant", "action": "read"}, ws.context
-        )
 
 
 def _denied(ws: Workspace, table: str) -> dict[str, Any]:
@@ -169,8 +177,8 @@ def _measured(n: Numbers) -> str:
     """What was measured, and what was needed."""
     if n.resized:
         return "the baseline resized: nothing is left at equal volatility"
-    edge = f"{n.edge:+.2%} ± {n.se:.2%} a year at equal volatility over {n.years:.1f} sealed years"
-    return f"{edge}; adjusted p {n.p_adjusted:.2g}, needed below {n.alpha:.2g}"
+    edge = f"{n.edge:+.2%} a year (standard error {n.se:.2%}) at equal volatility over {n.years:.1f} sealed years"
+    return f"{edge}; adjusted p {n.p_adjusted:.2g}, needed below {n.alpha:.3f}, this campaign's share of 0.05"
 
 
 def behind(
@@ -196,6 +204,20 @@ def behind(
             )
     return lines
 
+# %% ../../nbs/operations/03_demo.ipynb #dmo15c
+def looked(
+    ws: Workspace,
+    campaign: str,  # its name
+    began: Entry | None,  # the ledger's head when this demo began
+) -> str:
+    """Say when the sealed data were looked at, and whether that was now."""
+    about = f"campaign:{ws.gate.campaign(campaign).id}"
+    line = ws.ledger.entries("verdict", subject=about)[0]
+    if began is not None and line.seq <= began.seq:
+        day = datetime.fromtimestamp(line.ts // 10**9, UTC)
+        return f"the one look was on {day:%Y-%m-%d}, ledger entry {line.seq}; this run rejoined that campaign and found the same numbers"
+    return f"the seal was opened and looked at once, ledger entry {line.seq}"
+
 # %% ../../nbs/operations/03_demo.ipynb #dmo16
 def demo(
     ws: Workspace,
@@ -214,6 +236,7 @@ def demo(
     of = source if isinstance(source, Stream) else stream(source)
     with alone(ws, "demo"):
         _sweep(ws)
+        began = ws.ledger.head()
         _grant(ws, of.table)
         told, done = _parameters(of), {}
         jobs = read()
@@ -227,7 +250,7 @@ def demo(
             stream=of,
             workspace=ws.root,
             table=rows_of(ws.gate, of.tag),
-            behind=[*behind(ws.gate, of.tag), repr(census(ws.warehouse))],
+            behind=[*behind(ws.gate, of.tag), looked(ws, of.tag, began), repr(census(ws.warehouse))],
             runs={name: d.run for name, d in done.items()},
             notebooks={name: d.archived for name, d in done.items()},
             denied=_denied(ws, of.table),
@@ -308,7 +331,7 @@ def present(outcome: Outcome) -> None:
     part("behind the verdict", (escape(line) for line in outcome.behind))
     part("where it lies", (f"{name:<20}{escape(place)}" for name, place in _places(outcome)))
     refusal = escape(outcome.denied["words"]).replace("\n", "\n  ")
-    part(f"one denied read, ledger entry {outcome.denied['ledger_entry']}", [refusal])
+    part(f"one read asked for to be denied, ledger entry {outcome.denied['ledger_entry']}", [refusal])
     part(
         "what to type next",
         (f"{command}\n      {words}" for command, words in next_commands(outcome.workspace).items()),

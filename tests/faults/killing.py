@@ -295,7 +295,10 @@ class Warm:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"work": work, "env": env or {}, "with": given}) + "\n")
         self.process.stdin.flush()
-        reply: dict[str, Any] = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server of warm processes ended with {self.process.wait(30)}")
+        reply: dict[str, Any] = json.loads(line)
         return reply
 
     def demo(
