@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['Progress', 'parameters_of', 'checked', 'Executed', 'execute', 'execute_here', 'Done', 'run']
+__all__ = ['Progress', 'QUIET', 'parameters_of', 'checked', 'Executed', 'execute', 'execute_here', 'Done', 'run']
 
 # %% ../../nbs/jobs/02_runner.ipynb #run07
 @contextmanager
@@ -49,6 +49,7 @@ def _kernel_manager(place: Path) -> type:
 
 # %% ../../nbs/jobs/02_runner.ipynb #run10
 Progress = Callable[[int, int], None]  # cells done, cells in all
+QUIET = "--IPKernelApp.log_level=50"  # else a kernel reports its own shutdown as an error
 
 
 def _engine(env: Mapping[str, str], place: Path, progress: Progress) -> type:
@@ -70,7 +71,7 @@ def _engine(env: Mapping[str, str], place: Path, progress: Progress) -> type:
                 kernel_manager_class=_kernel_manager(place),
                 startup_timeout=kw.get("start_timeout", 60),
                 timeout=kw.get("execution_timeout"),
-                extra_arguments=["--IPKernelApp.log_level=50"],  # else it reports its own shutdown as an error
+                extra_arguments=[QUIET],
             )
             return client.execute(env=dict(env))
 

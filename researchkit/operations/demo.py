@@ -61,7 +61,8 @@ def stream(
         if one.schema != "ohlcv-1d":
             raise SchemaError(f"{one.name}: holds {one.schema}, the demo runs on daily bars, ohlcv-1d")
     bars = pl.concat([dbn.read_bars(d.path, sha256=d.sha256) for d in found])
-    if (bad := bars.filter(pl.min_horizontal("open", "high", "low", "close") <= 0).sort("ts_event", "symbol")).height:
+    bad = bars.filter(pl.min_horizontal("open", "high", "low", "close") <= 0).sort("ts_event", "symbol")
+    if bad.height:
         when, symbol = bad.row(0)[:2]
         raise ValueError(
             f"{symbol} on {when:%Y-%m-%d} has a price of zero or less: the demo's strategies size by returns and need prices above 0"
@@ -110,13 +111,13 @@ def _sweep(ws: Workspace) -> None:
 
 
 def _grant(ws: Workspace, table: str) -> None:
-    """Let the quant role read the user's own table in this workspace."""
+    """Let the quant role read the user's own table in this workspace: first the ledger's line, then the grant."""
     from researchkit.security.policy import grant
     from researchkit.settings import path_of
 
     if not ws.policy.decide(ws.principal, "read", table).allow:
-        body = {"subject": f"table:{table}", "role": "quant", "action": "read"}
-        ws.door.once("grant", body, context=ws.context)
+        said = {"subject": f"table:{table}", "role": "quant", "action": "read"}
+        ws.door.once("grant", said, context=ws.context)
         grant(path_of(ws.settings, "policy_url"), "quant", action="read", resource=table)
 
 

@@ -312,7 +312,8 @@ class Warm:
     def close(self) -> None:
         """End the server."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.close()
         self.process.wait(30)
 
     def __enter__(self) -> Warm:
