@@ -208,9 +208,7 @@ def page(
         texts.append(
             "## What was left\n\n" + "\n".join(f"- `{at}`: {'; '.join(w)}" for at, w in wrong.items())
         )
-    texts.append(
-        "This page is written by `make study-demo-kills`; `make test` kills once at each call site and instant."
-    )
+    texts.append("This page is written by `make study-demo-kills`; `make test` kills once at each call site.")
     cells = [
         {
             "cell_type": "markdown",
