@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -33,11 +34,24 @@ PRAGMAS: tuple[str, ...] = (
 )
 
 
+def _patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Run a statement again while another process turns the file to WAL: SQLite then refuses at once, whatever the timeout."""
+    for _ in range(300):
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e):
+                raise
+            time.sleep(0.1)
+    connection.execute(statement)
+
+
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     """Tell a new SQLite connection how it must behave."""
     connection.isolation_level = None  # transactions are begun below, explicitly
     for pragma in PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
+        _patiently(connection, f"PRAGMA {pragma}")
 
 
 def _begin(connection: sa.Connection) -> None:
