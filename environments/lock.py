@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LOCKS = {  # each is solved under the one before it, so that a later lock only adds
     "core": ["requirements"],
-    "dev": ["requirements", "dev_requirements"],
+    "dev": ["requirements", "site_requirements", "dev_requirements"],
     "site": ["requirements", "site_requirements", "hub_requirements"],
 }
 

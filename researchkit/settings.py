@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from .errors import SettingsError, WorkspaceError, not_found
 
 # %% auto #0
-__all__ = ['SCHEMES', 'IDENTITIES', 'FILE', 'ENVIRONMENT', 'Settings', 'read', 'path_of', 'database_of', 'find_workspace',
-           'environment']
+__all__ = ['SCHEMES', 'IDENTITIES', 'PLAIN', 'FILE', 'ENVIRONMENT', 'Settings', 'Address', 'address', 'read', 'path_of',
+           'address_of', 'file_option', 'database_of', 'find_workspace', 'environment']
 
 # %% ../nbs/foundation/04_settings.ipynb #set07
 @dataclass(frozen=True)
@@ -30,39 +30,92 @@ class Settings:
     lake_url: str = "file:lake"  # Iceberg data files
     warehouse_url: str = "sqlite:warehouse.db"  # trials, results, verdicts
     ledger_url: str = "sqlite:ledger.db"  # the append-only record
+    witness_url: str = "none:"  # who countersigns the ledger's checkpoints, on another host
     tracking_url: str = "sqlite:mlflow.db"  # MLflow
     archive_url: str = "file:archive"  # executed notebooks and artifacts, write-once
-    secrets_url: str = "file:keys"  # keysets
+    secrets_url: str = "file:keys"  # keys and credentials
     policy_url: str = "embedded:policy"  # Rego files, evaluated in process
     identity: str = "os-user"  # how a principal is established
     executor_url: str = "local:"  # how work is spread
+    perimeter: str = ""  # hosts and networks that are ours, comma-separated; see the doctor
 
     @property
     def tier(self) -> str:
         """`embedded` or `site`: which promises hold (see the threat model)."""
         return "embedded" if self.policy_url.startswith("embedded:") else "site"
 
+# %% ../nbs/foundation/04_settings.ipynb #set081
+@dataclass(frozen=True)
+class Address:
+    """A URL of the settings, taken apart."""
+
+    scheme: str  # "file", "s3", "vault"
+    host: str = ""  # without the port; "" for local schemes
+    port: int | None = None
+    path: str = ""  # "raw" of file:raw, "/zone" of s3://raw/zone
+    options: Mapping[str, str] = field(default_factory=dict)  # what stands behind the question mark
+
+
+def address(
+    key: str,  # the setting, for the message: "raw_url"
+    url: str,
+) -> Address:
+    """Take a URL apart; a credential in it is a `SettingsError` that does not repeat it."""
+    try:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
+        made = Address(parts.scheme, parts.hostname or "", parts.port, parts.path, dict(pairs))
+    except ValueError as e:
+        raise SettingsError(f"{key}: not a URL: {e}") from None
+    if _carries_a_credential(parts):
+        raise SettingsError(f"{key}: a URL never carries a user or a password; ?secret=NAME names a secret")
+    if len(made.options) != len(pairs):
+        raise SettingsError(f"{key}: an option stands twice in it")
+    return made
+
+
+def _carries_a_credential(parts: SplitResult) -> bool:
+    """Whether there is a user, or an option that looks like one, in a URL or in a URL inside it."""
+    inner = [urlsplit(value) for _, value in parse_qsl(parts.query) if "://" in value]
+    return any("@" in p.netloc for p in (parts, *inner))
+
 # %% ../nbs/foundation/04_settings.ipynb #set10
-SCHEMES: dict[str, tuple[str, ...]] = {
-    "raw_url": ("file",), "catalog_url": ("sqlite",), "lake_url": ("file",), "warehouse_url": ("sqlite",),
-    "ledger_url": ("sqlite",), "tracking_url": ("sqlite",), "archive_url": ("file",), "secrets_url": ("file",),
-    "policy_url": ("embedded",), "executor_url": ("local",),
+SCHEMES: Mapping[str, Mapping[str, str]] = {  # by setting: each scheme with its options
+    "raw_url": {"file": "retention", "s3": "endpoint! secret! ca region retention"},
+    "catalog_url": {"sqlite": ""}, "lake_url": {"file": ""}, "warehouse_url": {"sqlite": ""},
+    "ledger_url": {"sqlite": "", "postgresql": "secret! ca"}, "tracking_url": {"sqlite": ""},
+    "witness_url": {"none": "", "https": "key! name! ca"}, "archive_url": {"file": ""},
+    "secrets_url": {"file": "", "vault": "login! ca kv transit"},
+    "policy_url": {"embedded": ""}, "executor_url": {"local": ""},
 }  # fmt: skip
 IDENTITIES = ("os-user",)
+PLAIN = ("identity", "perimeter")  # settings that are no URL
 
 
 def _check_value(key: str, value: object) -> None:
     """Refuse a value that no part can open."""
     if not isinstance(value, str):
         raise SettingsError(f"{key} must be a string, got {value!r}")
-    if key == "identity":
-        if value not in IDENTITIES:
-            raise SettingsError(f"identity must be one of {', '.join(IDENTITIES)}, got '{value}'")
-        return
-    scheme = urlsplit(value).scheme
-    if scheme not in SCHEMES[key]:
+    if key == "identity" and value not in IDENTITIES:
+        raise SettingsError(f"identity must be one of {', '.join(IDENTITIES)}, got '{value}'")
+    if key not in PLAIN:
+        _check_url(key, address(key, value))
+
+
+def _check_url(key: str, found: Address) -> None:
+    """Refuse a scheme or an option that the part behind `key` does not have, and a server without an address."""
+    if found.scheme not in SCHEMES[key]:
         allowed = " or ".join(f"{s}:" for s in SCHEMES[key])
-        raise SettingsError(f"{key} must begin with {allowed}, got '{value}'")
+        raise SettingsError(f"{key} must begin with {allowed}, got '{found.scheme}:'")
+    words = SCHEMES[key][found.scheme].split()
+    for name in found.options:
+        if name not in (known := [w.rstrip("!") for w in words]):
+            raise SettingsError(f"{key}: {not_found(f'option of {found.scheme}:', name, known)}")
+    for name in (w.rstrip("!") for w in words if w.endswith("!")):
+        if not found.options.get(name):
+            raise SettingsError(f"{key} must say ?{name}=…, since {found.scheme}: has no default for it")
+    if found.scheme in ("postgresql", "vault", "https") and not (found.host and found.port):
+        raise SettingsError(f"{key} must name a host and a port: {found.scheme}://HOST:PORT/…")
 
 # %% ../nbs/foundation/04_settings.ipynb #set12
 FILE = "researchkit.toml"
@@ -95,11 +148,29 @@ def path_of(
     key: str,  # a URL field: "raw_url"
 ) -> Path:  # absolute
     """The local path that a `file:`, `sqlite:` or `embedded:` URL means."""
-    url: str = getattr(settings, key)
-    scheme, _, rest = url.partition(":")
-    if scheme not in ("file", "sqlite", "embedded") or not rest.strip("/"):
-        raise SettingsError(f"{key} names no local path: '{url}'")
-    return (settings.root / (rest[2:] if rest.startswith("//") else rest)).absolute()
+    scheme, _, rest = str(getattr(settings, key)).partition(":")
+    place = rest.partition("?")[0].removeprefix("//")
+    if scheme not in ("file", "sqlite", "embedded") or not place.strip("/"):
+        raise SettingsError(f"{key} names no local path: '{scheme}:{place}'")
+    return (settings.root / place).absolute()
+
+
+def address_of(
+    settings: Settings,
+    key: str,  # a URL field: "raw_url"
+) -> Address:
+    """A URL of the settings, taken apart."""
+    return address(key, getattr(settings, key))
+
+
+def file_option(
+    settings: Settings,
+    found: Address,  # from `address_of`
+    name: str,  # an option that names a file: "ca"
+) -> Path | None:  # absolute; None when the option is not there
+    """The file that an option names, relative to the workspace."""
+    value = found.options.get(name)
+    return (settings.root / value).absolute() if value else None
 
 
 def database_of(

@@ -8,18 +8,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import secrets
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Buffer, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from ..errors import IntegrityError, WorkspaceError, not_found
 
 # %% auto #0
-__all__ = ['SITES', 'INSTANTS', 'PREFIX', 'reached', 'sync_folder', 'make_folder', 'write_once', 'sha256_of', 'write_over',
-           'sweep_temporary', 'is_immutable', 'make_immutable', 'clear_immutable']
+__all__ = ['SITES', 'INSTANTS', 'PREFIX', 'reached', 'sync_folder', 'make_folder', 'write_once', 'sha256_of', 'publish',
+           'write_over', 'sweep_temporary', 'is_immutable', 'make_immutable', 'clear_immutable']
 
 # %% ../../nbs/security/01_durable.ipynb #dur07
 SITES: tuple[str, ...] = (
@@ -27,17 +29,22 @@ SITES: tuple[str, ...] = (
     "migration",  # a database moved to a new revision
     "policy",  # policy files and grants
     "key",  # a keyset or signing key
+    "secret",  # a credential in the store of secrets
     "delivery",  # a vendor's file as it arrives
     "object",  # a raw object gets its name
+    "part",  # an upload in parts is completed
+    "hold",  # how long an object must stay, or who holds it
     "ingest",  # the index row that says: this object is in that table
     "commit",  # an Iceberg snapshot
     "pin",  # a dataset version in the registry
     "entry",  # one line of the ledger
     "checkpoint",  # a signed head of the ledger
+    "witness",  # a witness remembers what it has seen
     "archive",  # an executed notebook or artifact gets its name
     "run",  # a trial begins or ends
     "warehouse",  # the rows of one result
     "campaign",  # a registration, an opened seal, a verdict
+    "shred",  # a key is destroyed, and what derives from its data removed
 )
 INSTANTS: tuple[str, ...] = ("before", "after")
 
@@ -110,20 +117,6 @@ def _claim(folder: Path) -> tuple[int, Path]:
         os.close(fd)
 
 
-def _write_all(fd: int, data: bytes | Iterable[bytes]) -> str:
-    """Write every byte and force it to the disk; return the SHA-256."""
-    digest = hashlib.sha256()
-    for chunk in (data,) if isinstance(data, bytes) else data:
-        digest.update(chunk)
-        rest = memoryview(chunk)
-        with _full_disk():
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-    with _full_disk():
-        os.fsync(fd)
-    return digest.hexdigest()
-
-
 @contextmanager
 def _full_disk() -> Iterator[None]:
     """Say in our own words that the disk took no more, and leave faults of the producer alone."""
@@ -132,21 +125,58 @@ def _full_disk() -> Iterator[None]:
     except OSError as e:
         raise WorkspaceError(f"the disk takes no more bytes: {e.strerror}") from e
 
+
+class _Sink(io.RawIOBase):
+    """Takes every byte it is given, or says that the disk is full."""
+
+    def __init__(self, fd: int) -> None:
+        """Remember the open file; closing the sink leaves it open."""
+        super().__init__()
+        self._fd = fd
+
+    def writable(self) -> bool:
+        """Say that this stream can be written."""
+        return True
+
+    def write(self, data: Buffer) -> int:
+        """Write everything."""
+        rest = memoryview(data)
+        size = len(rest)
+        with _full_disk():
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        return size
+
 # %% ../../nbs/security/01_durable.ipynb #dur21
 @contextmanager
-def _temporary(folder: Path, data: bytes | Iterable[bytes], mode: int) -> Iterator[tuple[Path, str]]:
-    """Yield a complete, synced temporary file with its SHA-256, and remove the name afterwards."""
+def _temporary[T](folder: Path, fill: Callable[[BinaryIO], T], mode: int) -> Iterator[tuple[Path, T]]:
+    """Yield a complete, synced temporary file and what `fill` said of it, and remove the name afterwards."""
     try:
         fd, path = _claim(make_folder(folder))
     except OSError as e:
         raise WorkspaceError(f"folder {folder} cannot be written: {e.strerror}") from e
     try:
-        digest = _write_all(fd, data)
+        told = fill(cast(BinaryIO, _Sink(fd)))
+        with _full_disk():
+            os.fsync(fd)
         os.fchmod(fd, mode)
-        yield path, digest
+        yield path, told
     finally:
         path.unlink(missing_ok=True)
         os.close(fd)
+
+
+def _pour(data: bytes | Iterable[bytes]) -> Callable[[BinaryIO], str]:
+    """A filler that writes `data` and returns its SHA-256."""
+
+    def fill(sink: BinaryIO) -> str:
+        digest = hashlib.sha256()
+        for chunk in (data,) if isinstance(data, bytes) else data:
+            digest.update(chunk)
+            sink.write(chunk)
+        return digest.hexdigest()
+
+    return fill
 
 # %% ../../nbs/security/01_durable.ipynb #dur24
 def write_once(
@@ -161,19 +191,26 @@ def write_once(
     if isinstance(data, bytes) and path.exists():
         _same(path, hashlib.sha256(data).hexdigest())
         return path
-    with _temporary(path.parent if scratch is None else scratch, data, mode) as (temporary, digest):
-        make_folder(path.parent)
-        reached(site, "before")
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
+    with _temporary(path.parent if scratch is None else scratch, _pour(data), mode) as (temporary, digest):
+        if not _linked(temporary, path, site):
             _same(path, digest)
-        except OSError as e:
-            why = "the scratch folder lies on another file system" if e.errno == errno.EXDEV else e.strerror
-            raise WorkspaceError(f"{path} cannot be published: {why}") from e
     sync_folder(path.parent)
     reached(site, "after")
     return path
+
+
+def _linked(temporary: Path, path: Path, site: str) -> bool:  # False: the name was taken already
+    """Give a finished file its real name, in one step that replaces nothing."""
+    make_folder(path.parent)
+    reached(site, "before")
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as e:
+        why = "the scratch folder lies on another file system" if e.errno == errno.EXDEV else e.strerror
+        raise WorkspaceError(f"{path} cannot be published: {why}") from e
 
 # %% ../../nbs/security/01_durable.ipynb #dur26
 def sha256_of(
@@ -190,6 +227,23 @@ def _same(path: Path, digest: str) -> None:
         hashes = f"sha256 {there[:12]}…, new {digest[:12]}…"
         raise IntegrityError(f"{path.name} is written once and holds other bytes: {hashes}")
 
+# %% ../../nbs/security/01_durable.ipynb #dur302
+def publish[T](
+    path: Path,  # the real name
+    write: Callable[[BinaryIO], T],  # pushes the content into an open file
+    *,
+    site: str,  # one of SITES
+    mode: int = 0o444,  # permissions of the finished file
+    scratch: Path | None = None,  # where the temporary file lies, same file system; default: beside `path`
+) -> T:  # what `write` returned; the file is durable
+    """Publish what `write` produces under a name that is never written again; a taken name is an `IntegrityError`."""
+    with _temporary(path.parent if scratch is None else scratch, write, mode) as (temporary, told):
+        if not _linked(temporary, path, site):
+            raise IntegrityError(f"{path.name} is written once and is there already")
+    sync_folder(path.parent)
+    reached(site, "after")
+    return told
+
 # %% ../../nbs/security/01_durable.ipynb #dur33
 def write_over(
     path: Path,  # the real name; may exist
@@ -199,7 +253,7 @@ def write_over(
     mode: int = 0o644,  # permissions of the finished file
 ) -> Path:  # the same path
     """Replace the content of a file in one step."""
-    with _temporary(path.parent, data, mode) as (temporary, _):
+    with _temporary(path.parent, _pour(data), mode) as (temporary, _):
         reached(site, "before")
         os.replace(temporary, path)
     sync_folder(path.parent)
