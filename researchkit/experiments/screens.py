@@ -52,6 +52,9 @@ def not_resized(
     difference: Any,  # from inference.difference.compare, on history
 ) -> Screen:
     """Refuse a challenger that is only the baseline at another size."""
+    if difference.empty:
+        words = f"nothing to compare: in {difference.n:,} sessions with a full window neither moved at the baseline's volatility"
+        return Screen(RESIZED, False, f"{words}, p = 1")
     if difference.resized:
         return Screen(
             RESIZED, False, "leverage removed, nothing is left: at equal volatility it is the baseline, p = 1"

@@ -98,6 +98,7 @@ class Difference:
     resized: bool  # the challenger is the baseline at another size
     capped: float  # share of sessions in which the scale stood at its cap
     raw_annual: float  # challenger less baseline without scaling: what leverage would have earned
+    empty: bool = False  # neither moved in any session compared, so there was nothing to compare
 
     @property
     def t(self) -> float:
@@ -130,7 +131,8 @@ class Difference:
 def _words(d: Difference) -> str:
     """Say the edge, its interval and both claims."""
     edge, low, high = (round(v, 6) + 0.0 for v in (d.mean_annual, *d.ci()))
-    head = "the baseline resized, nothing is left: " if d.resized else ""
+    same = "nothing moved, nothing compared: " if d.empty else "the baseline resized, nothing is left: "
+    head = same if d.resized else ""
     return (
         f"{head}{edge:+.2%} a year at equal volatility, 95 % from {low:+.2%} to {high:+.2%} "
         f"(Newey–West, lag {d.lag})\n"
@@ -171,6 +173,7 @@ def compare(
         resized=_resized(scaled.ratio[rows], k[rows], b[rows]),
         capped=float((scaled.ratio[rows] > cap).mean()),
         raw_annual=float((k[rows] - b[rows]).mean()) * periods,
+        empty=not (scaled.returns[rows].any() or b[rows].any()),
     )  # fmt: skip
 
 

@@ -265,8 +265,8 @@ def test_an_unknown_setting_is_refused(tmp_path: Path, two_years: Path, command:
     words = ("SettingsError", "researchkit.toml", "no setting 'raw_ulr'", "did you mean raw_url")
     refused(command("demo", "--from", two_years, "-w", root), *words)
     assert [p.name for p in root.iterdir()] == ["researchkit.toml"]
-    (root / "researchkit.toml").write_text('raw_url = "s3://bucket"\n')
-    refused(command("init", "-w", root), "SettingsError", "raw_url must begin with file:", "'s3://bucket'")
+    (root / "researchkit.toml").write_text('raw_url = "gs://bucket"\n')
+    refused(command("init", "-w", root), "SettingsError", "raw_url must begin with file: or s3:", "'gs:'")
     assert [p.name for p in root.iterdir()] == ["researchkit.toml"]
 
 
