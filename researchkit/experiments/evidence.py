@@ -187,7 +187,8 @@ def _find_run(lines: Lines, name: str) -> str:
     ids = [str(e.subject).removeprefix("run:") for e in lines["trial"]]
     found = ids[-1:] if name == "latest" else [i for i in ids if i == name or (name and i.startswith(name))]
     if not found:
-        raise not_found("run", name, ids)
+        names = [str(e.body["name"]) for e in lines["registration"]]
+        raise not_found("run", name, ["latest", *names, *ids] if ids else [])
     if len(set(found)) > 1:
         raise NotFound(f"run '{name}' is not one run: it begins {', '.join(sorted(found)[:6])}")
     return found[0]

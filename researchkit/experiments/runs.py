@@ -27,6 +27,7 @@ from researchkit.experiments.storing import (
     note_notebook,
     note_pin,
     owed,
+    screens_told,
     store_record,
 )
 from .warehouse import Warehouse
@@ -118,6 +119,7 @@ def _tell(shelves: Shelves, row: Mapping[str, Any], context: Context) -> None:
     said = {k: shelves.ledger.entries(kind=k, subject=f"run:{row['id']}", limit=1) for k in ("trial", "run")}
     if not said["trial"]:
         _announce(shelves, row, context)
+    screens_told(shelves, row["id"])
     for kind, body in owed(shelves, row):
         shelves.say(kind, row["id"], body, context)
     if not said["run"] and row["status"] != "running":

@@ -22,7 +22,7 @@ from ..security.ledger import Ledger, canonical
 
 # %% auto #0
 __all__ = ['HASHED', 'Shelves', 'store', 'day_of', 'digest', 'rows_digest', 'artifact_body', 'Logged', 'store_record', 'note_pin',
-           'note_notebook', 'owed', 'ended']
+           'note_notebook', 'owed', 'ended', 'screens_told']
 
 # %% ../../nbs/experiments/05_storing.ipynb #sto06
 @dataclass(frozen=True)
@@ -249,3 +249,20 @@ def ended(
     row = shelves.row(trial)
     used = {u["pin"]: u["since_ns"] for u in shelves.warehouse.rows("pins_used", trial=trial)}
     return {**{k: row[k] for k in ("status", "reason", "ended_ns", "pin")}, "pins": used}
+
+# %% ../../nbs/experiments/05_storing.ipynb #sto25
+def screens_told(
+    shelves: Shelves,
+    trial: str,  # one whose process is gone
+) -> int:  # rows that were missing
+    """Write the rows of screens that the ledger has and a dead process did not come to write."""
+    if shelves.ledger.entries(kind="run", subject=f"run:{trial}", limit=1):
+        return 0
+    lines = shelves.ledger.entries(kind="screen", subject=f"run:{trial}")
+    with shelves.warehouse.writing(site="campaign") as writer:
+        return sum(
+            writer.add(
+                "screens", line.body["screens"], within={"trial": trial, "strategy": line.body["strategy"]}
+            )
+            for line in lines
+        )

@@ -347,6 +347,7 @@ class Reference:
 
     same: dict[str, Any]
     hits: dict[str, int]
+    order: list[str]  # the sites, in the order in which they are first reached
     trials: int
     seconds: float
 
@@ -358,6 +359,7 @@ def untouched(warm: Warm, root: Path, source: Path | None, **how: Any) -> Refere
     if done["code"] != 0:
         raise RuntimeError(f"the demo fails without any kill:\n{done['log']}")
     hits = counted(count)
+    order = list(dict.fromkeys(line.partition(":")[0] for line in count.read_text().splitlines()))
     found = warm.ask("facts", root=str(root))
     if found["code"] != 0:
         raise RuntimeError(f"an untouched workspace cannot be read:\n{found['log']}")
@@ -365,7 +367,7 @@ def untouched(warm: Warm, root: Path, source: Path | None, **how: Any) -> Refere
         raise RuntimeError(f"faults without any kill: {found['answer']['faults']}")
     count.unlink()
     trials = sum(found["answer"]["trials"].values())
-    return Reference(found["answer"]["same"], hits, trials, done["seconds"])
+    return Reference(found["answer"]["same"], hits, order, trials, done["seconds"])
 
 
 def killed(
@@ -373,17 +375,15 @@ def killed(
     root: Path,
     source: Path | None,
     *,
-    at: str,  # "entry:before:17"
+    at: str | list[str],  # "entry:before:17"; several: each rerun is killed again at the next
     reference: Reference,
     **how: Any,
-) -> list[str]:  # what is wrong; empty when kill and rerun left what an untouched run leaves
-    """Kill the demo at one instant, run it again to the end, and compare."""
-    count = root.with_suffix(".count")
+) -> list[str]:  # what is wrong; empty when kills and rerun left what an untouched run leaves
+    """Kill the demo at one instant, or at one after the other, run it again to the end, and compare."""
     try:
-        first = warm.demo(root, source, count=count, kill=at, **how)
-        died = first["code"] in ((-signal.SIGKILL, 1) if how.get("kernels") else (-signal.SIGKILL,))
-        if not died or counted(count).get(at.rpartition(":")[0], 0) < int(at.rpartition(":")[2]):
-            return [f"was not killed there, ended with {first['code']}: {first['log'][-500:]}"]
+        for instant in [at] if isinstance(at, str) else at:
+            if missed := _killed_at(instant, warm, root, source, how):
+                return [missed]
         before = trials_at(root)
         again = warm.demo(root, source, **how)
         if again["code"] != 0:
@@ -393,8 +393,20 @@ def killed(
             return [f"cannot be read: {found['log'][-1500:]}"]
         return _wrong(found["answer"], before, reference)
     finally:
-        count.unlink(missing_ok=True)
         remove(root)
+
+
+def _killed_at(at: str, warm: Warm, root: Path, source: Path | None, how: dict[str, Any]) -> str:
+    """Run the demo until it is killed; returns what went otherwise."""
+    count = root.with_suffix(".count")
+    try:
+        run = warm.demo(root, source, count=count, kill=at, **how)
+        died = run["code"] in ((-signal.SIGKILL, 1) if how.get("kernels") else (-signal.SIGKILL,))
+        if died and counted(count).get(at.rpartition(":")[0], 0) >= int(at.rpartition(":")[2]):
+            return ""
+        return f"was not killed at {at}, ended with {run['code']}: {run['log'][-500:]}"
+    finally:
+        count.unlink(missing_ok=True)
 
 
 def _wrong(found: dict[str, Any], before: list[str], reference: Reference) -> list[str]:
@@ -404,8 +416,9 @@ def _wrong(found: dict[str, Any], before: list[str], reference: Reference) -> li
         if found["same"][name] != value:
             wrong.append(f"{name} differ: {_first(found['same'][name], value)}")
     trials = found["trials"]
-    if trials["aborted"] + trials["failed"] != before.count("running") + before.count("failed"):
-        wrong.append(f"{before.count('running')} trials died, {trials['aborted']} are marked aborted")
+    died = before.count("running") + before.count("failed") + before.count("aborted")
+    if trials["aborted"] + trials["failed"] != died:
+        wrong.append(f"{died} trials died, {trials['aborted']} are marked aborted")
     if sum(trials.values()) != len(before) + reference.trials:
         wrong.append(
             f"{len(before)} + {reference.trials} trials were opened, {sum(trials.values())} are counted"
