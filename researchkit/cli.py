@@ -5,126 +5,41 @@
 # %% ../nbs/cli/01_cli.ipynb #cli03
 from __future__ import annotations
 
-import json as _json
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
-from .errors import ResearchKitError
-from .settings import environment, find_workspace
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from researchkit.workspace import Workspace
+from .commands import access, data, lake, ledger, research, workspace
+from .commands.console import HELP, sentence
+from .settings import environment
 
 # %% auto #0
-__all__ = ['app', 'WorkspaceOption', 'JsonOption', 'data', 'lake', 'SymbolsOption', 'access', 'ledger', 'jobs', 'runs', 'gate',
-           'place', 'demo', 'init', 'verify', 'dashboard', 'data_inspect', 'data_ls', 'data_verify', 'lake_tables',
-           'lake_head', 'lake_asof', 'access_explain', 'access_who', 'ledger_show', 'ledger_verify', 'job_ls',
-           'job_run', 'run_ls', 'run_show', 'gate_status', 'gate_power', 'workspace_destroy', 'main']
+__all__ = ['app', 'main']
 
-# %% ../nbs/cli/01_cli.ipynb #cli07
-def _plain(value: object) -> object:
-    """Make a value fit for JSON."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def _rows(data: pl.DataFrame | Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Read a frame or mappings as plain rows."""
-    return data.to_dicts() if hasattr(data, "to_dicts") else [dict(row) for row in data]
+# %% ../nbs/cli/01_cli.ipynb #cli06
+def _wired(line: typer.Typer) -> typer.Typer:
+    """Give every command its place."""
+    for command in (workspace.demo, workspace.init, workspace.verify, workspace.dashboard):
+        line.command()(command)
+    nouns = {
+        "data": data.data, "lake": lake.lake, "access": access.access, "ledger": ledger.ledger,
+        "job": research.jobs, "run": research.runs, "gate": research.gate, "workspace": workspace.place,
+    }  # fmt: skip
+    for name, noun in nouns.items():
+        line.add_typer(noun, name=name)
+    return line
 
 
-def _cell(value: object) -> str:
-    """Write one value for people."""
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}".removesuffix(" 00:00:00")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Decimal):
-        return f"{value.normalize():f}"
-    if isinstance(value, (int, float)):
-        return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-    return "" if value is None else str(_plain(value))
-
-
-def _when(ns: int) -> str:
-    """Write nanoseconds UTC as people read them."""
-    return f"{datetime.fromtimestamp(ns // 10**9, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _say(
-    data: pl.DataFrame | Iterable[Mapping[str, Any]],  # rows
-    *,
-    json: bool,  # as JSON
-    title: str = "",  # over the table
-    empty: str = "nothing to show",  # when there are no rows
-) -> None:
-    """Print rows as a table, or as JSON."""
-    rows = _rows(data)
-    if json:
-        typer.echo(_json.dumps(_plain(rows), indent=2, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    if not rows:
-        typer.echo(empty)
-        return
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in rows[0]:
-        numeric = all(
-            isinstance(r[name], (int, float)) and not isinstance(r[name], bool)
-            for r in rows
-            if r[name] is not None
-        )
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(v) for v in row.values()))
-    Console().print(table)
-
-# %% ../nbs/cli/01_cli.ipynb #cli09
-_HELP = {"help_option_names": ["-h", "--help"]}
-app = typer.Typer(
-    help="Where a quant team finds out, honestly, whether any idea beats the system it already runs.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings=_HELP,
+app = _wired(
+    typer.Typer(
+        help="Where a quant team finds out, honestly, whether any idea beats the system it already runs.",
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings=HELP,
+    )
 )  # fmt: skip
-WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help="The workspace folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 
-
-def _open(workspace: Path | None, *, make: bool = False) -> Workspace:
-    """Open a workspace that exists, or make one."""
-    from researchkit.errors import WorkspaceError
-    from researchkit.workspace import open as open_workspace
-
-    root = find_workspace(workspace)
-    if not make and not (root / "VERSION").exists():
-        raise WorkspaceError(
-            f"there is no workspace at {root}: make one with `researchkit init` or `researchkit demo`"
-        )
-    return open_workspace(root)
-
-
-def _group(name: str, words: str) -> typer.Typer:
-    """Add a noun."""
-    noun = typer.Typer(help=words, no_args_is_help=True, context_settings=_HELP)
-    app.add_typer(noun, name=name)
-    return noun
-
-
+# %% ../nbs/cli/01_cli.ipynb #cli08
 def _version(value: bool) -> None:
     """Print the version and stop."""
     if value:
@@ -141,422 +56,16 @@ def _main(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a refusal.")] = False,
 ) -> None:
-    """Hold the options that come before a command; `main` reads --debug itself."""
+    """Hold the options that come before a command."""
 
-# %% ../nbs/cli/01_cli.ipynb #cli11
-@app.command()
-def demo(
-    workspace: WorkspaceOption = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Your own ohlcv-1d DBN file or folder.")
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Watch real prices travel from vendor bytes to a verdict (within three minutes)."""
-    from researchkit.operations.demo import demo as run_demo
-    from researchkit.operations.demo import present, stream
-
-    seen = None if source is None else stream(source)  # looked at before anything is made
-    outcome = run_demo(_open(workspace, make=True), source=seen, quiet=json)
-    if json:
-        typer.echo(_json.dumps(_plain(outcome.to_dict()), indent=2, ensure_ascii=False))
-    else:
-        present(outcome)
-
-
-@app.command()
-def init(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Make a workspace, or say that there is one."""
-    ws = _open(workspace, make=True)
-    ws.ledger.head()
-    _say(
-        [
-            {
-                "workspace": str(ws.root),
-                "tier": ws.settings.tier,
-                "you": ws.principal.name,
-                "roles": ", ".join(ws.principal.roles),
-            }
-        ],
-        json=json,
-    )
-
-
-@app.command()
-def verify(
-    what: Annotated[str, typer.Argument(help="latest, a run, or a campaign.")] = "latest",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Check every link from a verdict back to the vendor's hash, offline."""
-    from researchkit.experiments.evidence import summary
-    from researchkit.operations.verify import by_kind, table
-    from researchkit.operations.verify import verify as check
-
-    links = check(_open(workspace), what)
-    broken = [link for link in links if not link.ok]
-    if json:
-        _say(table(links), json=True)
-    else:
-        _say(by_kind(links), json=False)
-        for link in broken:
-            typer.echo(f"BROKEN {link.kind} {link.name}: {link.words}")
-        typer.echo(summary(links))
-    raise typer.Exit(1 if broken else 0)
-
-
-@app.command()
-def dashboard(
-    workspace: WorkspaceOption = None,
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
-    show: Annotated[bool, typer.Option(help="Open a browser.")] = False,
-) -> None:
-    """Serve the dashboard on this machine."""
-    from researchkit.dashboard.app import serve
-
-    serve(_open(workspace), port=port, show=show)
-
-# %% ../nbs/cli/01_cli.ipynb #cli13
-data = _group("data", "Vendor files and the raw zone.")
-
-
-@data.command("inspect")
-def data_inspect(path: Path, json: JsonOption = False) -> None:
-    """Say what a DBN file holds, after checking it to its last byte."""
-    from dataclasses import asdict
-
-    from researchkit.data.dbn import inspect
-
-    found = asdict(inspect(path))
-    _say(
-        [{"field": k, "value": ", ".join(v) if isinstance(v, tuple) else str(v)} for k, v in found.items()],
-        json=json,
-    )
-
-
-@data.command("ls")
-def data_ls(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """List the raw objects."""
-    ws = _open(workspace)
-    found = ws.raw.objects()
-    rows = (
-        {"table": o.table_name, "name": o.name, "bytes": o.bytes, "sealed": o.sealed, "sha256": o.sha256}
-        for o in found
-    )
-    _say(rows, json=json, empty="the raw zone is empty")
-
-
-@data.command("verify")
-def data_verify(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Hash every raw object again."""
-    from dataclasses import asdict
-
-    found = _open(workspace).raw.verify()
-    _say([asdict(f) for f in found], json=json)
-    raise typer.Exit(1 if any(not f.ok for f in found) else 0)
-
-# %% ../nbs/cli/01_cli.ipynb #cli13b
-lake = _group("lake", "Tables that know their time.")
-SymbolsOption = Annotated[str, typer.Option(help="Symbols, comma-separated; default: all.")]
-
-
-def _names(symbols: str) -> list[str] | None:
-    """Read a comma-separated list; nothing means all."""
-    return [s.strip() for s in symbols.split(",") if s.strip()] or None
-
-
-@lake.command("tables")
-def lake_tables(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """List the tables."""
-    _say(_open(workspace).lake.tables(), json=json, empty="there is no table yet")
-
-
-@lake.command("head")
-def lake_head(
-    table: str,
-    rows: Annotated[int, typer.Option("--rows", "-n", help="How many.", min=1)] = 5,
-    symbols: SymbolsOption = "",
-    start: Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")] = None,
-    asof: Annotated[str | None, typer.Option(help="Only what was known by then, UTC.")] = None,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show the first rows of a table, or of a part of it."""
-    lazy = _open(workspace).lake.scan(table, symbols=_names(symbols), start=start, end=end, asof=asof)
-    _say(lazy.head(rows).collect(), json=json)
-
-
-@lake.command("asof")
-def lake_asof(
-    table: str,
-    when: Annotated[
-        str, typer.Argument(metavar="T", help="An instant, UTC: 2013-06-28 or 2013-06-28T16:30.")
-    ],
-    symbols: SymbolsOption = "",
-    days: Annotated[int, typer.Option(help="How far back events may lie.", min=1)] = 14,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show the last row of each symbol that a decision at an instant could see."""
-    from researchkit.data.scan import instant
-
-    moment = cast(int, instant(when, name="T"))
-    start = moment - days * 86_400_000_000_000
-    found = (
-        _open(workspace)
-        .lake.scan(table, symbols=_names(symbols), start=start, end=moment, asof=moment)
-        .collect()
-    )
-    _say(found.sort("symbol", "ts_event").unique("symbol", keep="last", maintain_order=True), json=json)
-
-# %% ../nbs/cli/01_cli.ipynb #cli15
-access = _group("access", "Who may do what, and who did.")
-
-
-@access.command("explain")
-def access_explain(
-    who: str,
-    action: str,
-    table: str,
-    roles: Annotated[
-        str, typer.Option(help="Roles to assume, comma-separated; default: those of the workspace.")
-    ] = "",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Say whether somebody may do something, by which rule, and what to do."""
-    from dataclasses import asdict, replace
-
-    from researchkit.security.identity import os_user, read_roles
-    from researchkit.settings import path_of
-
-    ws = _open(workspace)
-    person = os_user(read_roles(path_of(ws.settings, "policy_url")), name=who)
-    if roles:
-        person = replace(person, roles=tuple(sorted(r.strip() for r in roles.split(","))))
-    decision = ws.policy.decide(person, action, table)
-    _say([{"who": who, "action": action, "resource": table, **asdict(decision)}], json=json)
-    raise typer.Exit(0 if decision.allow else 1)
-
-
-@access.command("who")
-def access_who(
-    table: str,
-    last: Annotated[int, typer.Option(help="How many entries.")] = 20,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List who read a table, from the ledger."""
-    from researchkit.security.ledger import table as as_table
-
-    ws = _open(workspace)
-    reads = [
-        e
-        for kind in ("read", "denied")
-        for e in ws.ledger.entries(kind, subject=f"table:{table}", limit=last)
-    ]
-    _say(as_table(sorted(reads, key=lambda e: -e.seq)[:last]), json=json, empty=f"nobody read {table} yet")
-
-
-ledger = _group("ledger", "The append-only record.")
-
-
-@ledger.command("show")
-def ledger_show(
-    last: Annotated[int, typer.Option(help="How many entries.")] = 20,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show the last entries."""
-    from researchkit.security.ledger import table as as_table
-
-    _say(as_table(_open(workspace).ledger.entries(limit=last)), json=json)
-
-
-@ledger.command("verify")
-def ledger_verify(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """Walk the whole chain and its signed checkpoints."""
-    report = _open(workspace).ledger.verify()
-    _say([{"entries": report.entries, "head": report.head, "checkpoints": report.checkpoints}], json=json)
-
-# %% ../nbs/cli/01_cli.ipynb #cli17
-jobs = _group("job", "Parameterised notebooks.")
-
-
-@jobs.command("ls")
-def job_ls(json: JsonOption = False) -> None:
-    """List the jobs in their order."""
-    from researchkit.jobs.spec import read
-
-    _say(
-        (
-            {"job": j.name, "hypothesis": j.hypothesis, "after": ", ".join(j.after), "words": j.words}
-            for j in read().values()
-        ),
-        json=json,
-    )
-
-
-@jobs.command("run")
-def job_run(
-    name: str,
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="name=value, as often as needed.")
-    ] = None,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Run one job as a trial."""
-    from researchkit.jobs.runner import checked, run
-    from researchkit.jobs.spec import job, parse_parameters
-    from researchkit.operations.demo import progress_line
-
-    ws, meant = _open(workspace), job(name)
-    given = checked(meant, parse_parameters(parameter or []))  # before a line of progress is drawn
-    with progress_line(name, quiet=json) as tick:
-        done = run(ws, meant, parameters=given, progress=tick)
-    _say(
-        [{"job": done.job, "run": done.run, "executed notebook": str(ws.archive.folder / done.archived)}],
-        json=json,
-    )
-
-
-runs = _group("run", "What was tried.")
-
-
-@runs.command("ls")
-def run_ls(
-    last: Annotated[int, typer.Option(help="How many.")] = 20,
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List the last trials."""
-    from researchkit.experiments.warehouse import runs as last_runs
-
-    table = last_runs(_open(workspace).warehouse, last)
-    _say(
-        table if json else table.select("id", "job", "status", "strategies", "started", "title"),
-        json=json,
-        empty="nothing was tried yet",
-    )
-
-
-@runs.command("show")
-def run_show(
-    run: Annotated[str, typer.Argument(help="latest, an id, or the beginning of one.")] = "latest",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show one trial: its parameters, metrics and artifacts."""
-    from researchkit.experiments.warehouse import find_trial, frame
-
-    ws = _open(workspace)
-    row = find_trial(ws.warehouse, run)
-    if json:
-        parts = {
-            name: _rows(frame(ws.warehouse, name, trial=row["id"]))
-            for name in ("metrics", "artifacts", "screens")
-        }
-        typer.echo(_json.dumps(_plain({**row, **parts}), indent=2, ensure_ascii=False))
-        return
-    _say(
-        [
-            {"field": k.removesuffix("_ns"), "value": _when(v) if k.endswith("_ns") else str(v)}
-            for k, v in row.items()
-            if v is not None and k not in ("code", "environment", "process")
-        ],
-        json=False,
-    )
-    for name, columns in {
-        "metrics": ["strategy", "name", "value"],
-        "artifacts": ["strategy", "name", "kind", "bytes", "sha256"],
-    }.items():
-        _say(
-            frame(ws.warehouse, name, trial=row["id"]).select(columns),
-            json=False,
-            title=name,
-            empty=f"no {name}",
-        )
-
-# %% ../nbs/cli/01_cli.ipynb #cli18
-gate = _group("gate", "Whether an idea beats the system that runs.")
-
-
-@gate.command("status")
-def gate_status(
-    name: Annotated[str, typer.Argument(help="latest, a campaign's name, or its id.")] = "latest",
-    workspace: WorkspaceOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show a campaign's verdicts and what is behind them."""
-    from researchkit.operations.demo import behind, rows_of
-
-    judge = _open(workspace).gate
-    _say(rows_of(judge, name), json=json, title=f"campaign {judge.campaign(name).registration.name}")
-    if not json:
-        typer.echo("\n".join(behind(judge, name)))
-
-
-@gate.command("power")
-def gate_power(
-    tracking_error: Annotated[float, typer.Option(help="A year, of the difference.")] = 0.01,
-    edge: Annotated[float, typer.Option(help="A year, the true improvement.")] = 0.01,
-    ideas: Annotated[int, typer.Option(help="Challengers in the campaign.")] = 1,
-    number: Annotated[int, typer.Option(help="Of the campaign; later ones may spend less.")] = 1,
-    json: JsonOption = False,
-) -> None:
-    """Say how many years a decision would take, before anybody spends them."""
-    from researchkit.inference.selection import alpha_for, years_to_decide
-
-    alpha = alpha_for(number)
-    years = years_to_decide(edge, tracking_error, alpha=alpha, power=0.8, ideas=ideas)
-    row = {"edge": edge, "tracking error": tracking_error, "ideas": ideas, "campaign": number}
-    _say([{**row, "alpha": alpha, "power": 0.8, "years": round(years, 1)}], json=json)
-
-# %% ../nbs/cli/01_cli.ipynb #cli21
-place = _group("workspace", "The workspace as a whole.")
-
-
-@place.command("destroy")
-def workspace_destroy(
-    workspace: WorkspaceOption = None,
-    yes: Annotated[
-        str, typer.Option("--yes", help="The folder's name, instead of typing it when asked.")
-    ] = "",
-) -> None:
-    """Remove a workspace with everything in it: raw data, lake, ledger, archive and keys."""
-    from researchkit.workspace import destroy
-
-    root = find_workspace(workspace)
-    typed = yes or typer.prompt(f"this removes {root} for ever; type '{root.name}' to go on")
-    removed = destroy(root, confirmed=typed)
-    typer.echo(f"removed {removed:,} files of {root}")
-
-# %% ../nbs/cli/01_cli.ipynb #cli24
-def _sentence(
-    error: Exception,
-) -> str | None:  # None: not foreseen, a fault of this program
-    """Say what went wrong, when that is nothing to debug."""
-    if isinstance(error, (ResearchKitError, ValueError)):
-        return f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError):
-        return f"{error.strerror or type(error).__name__}{'' if error.filename is None else f': {error.filename}'}"
-    if "sqlalchemy" in sys.modules:
-        from sqlalchemy.exc import DBAPIError
-
-        if isinstance(error, DBAPIError):
-            return f"database: {error.orig}"
-    return None
-
-
+# %% ../nbs/cli/01_cli.ipynb #cli10
 def main() -> None:
     """Run the command line."""
     os.environ.update(environment())
     try:
         app()
     except Exception as error:
-        said = _sentence(error)
+        said = sentence(error)
         if said is None or "--debug" in sys.argv:
             raise
         typer.echo(said, err=True)

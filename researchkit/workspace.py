@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .context import Context, Principal
 from .errors import WorkspaceError
-from .settings import Settings, database_of, find_workspace, path_of, read
+from .settings import Settings, address_of, database_of, find_workspace, path_of, read
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from researchkit.security.keys import Keyring
     from researchkit.security.ledger import Ledger
     from researchkit.security.policy import Policy
+    from researchkit.security.secrets import Secrets
 
 # %% auto #0
 __all__ = ['LAYOUT', 'FOLDERS', 'create', 'Security', 'Shelves', 'Bound', 'Data', 'Tried', 'bars_of', 'Workspace', 'describe',
@@ -107,10 +108,17 @@ class Security:
 
     @cached_property
     def keys(self) -> Keyring:
-        """The keyring."""
-        from researchkit.security.keys import Keyring
+        """The keyring, in a folder or in a vault."""
+        from researchkit.security.keys import open_keyring
 
-        return Keyring(path_of(self.settings, "secrets_url"))
+        return open_keyring(self.settings)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """Credentials by name: `names`, `put`, `fields`."""
+        from researchkit.security.secrets import open_secrets
+
+        return open_secrets(self.settings)
 
     @cached_property
     def policy(self) -> Policy:
@@ -125,10 +133,12 @@ class Shelves(Security):
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The append-only, hash-chained record."""
-        from researchkit.security.ledger import Ledger
+        """The append-only, hash-chained record, and the witness of its checkpoints."""
+        from researchkit.security.ledger import open_ledger
+        from researchkit.security.witness import open_witness
 
-        return Ledger(database_of(self.settings, "ledger_url"), signer=self.keys.signer)
+        witness = open_witness(self.settings)
+        return open_ledger(self.settings, self.keys.signer, lambda: self.secrets, witness=witness)
 
     @cached_property
     def door(self) -> Door:
@@ -148,9 +158,12 @@ class Shelves(Security):
     def _raw(self) -> RawZone:
         """The raw zone, for parts that name their own context."""
         from researchkit.data.raw import RawZone
+        from researchkit.data.store import open_store
 
-        place = path_of(self.settings, "raw_url")
-        return RawZone(place, registry=self.registry, keyring=self.keys, door=self.door)
+        store = open_store(self.settings, lambda: self.secrets)
+        local = address_of(self.settings, "raw_url").scheme == "file"
+        place = path_of(self.settings, "raw_url") if local else self.root / "raw"  # of the lock
+        return RawZone(place, registry=self.registry, keyring=self.keys, door=self.door, store=store)
 
     @cached_property
     def _lake(self) -> Lake:
@@ -348,6 +361,17 @@ class Workspace(Tried):
         return describe(self)
 
 # %% ../nbs/workspace/01_workspace.ipynb #wsp42
+def _where_keys_lie(settings: Settings) -> str:
+    """Say what stands between a finder of the keys and the data, without asking for any of them."""
+    from researchkit.security.master import Master
+
+    found = address_of(settings, "secrets_url")
+    if found.scheme == "vault":
+        return f"in the vault at {found.host}:{found.port}"
+    folder = path_of(settings, "secrets_url")
+    return f"in {folder.name}/, {'with a' if Master(folder).protected else 'without a'} passphrase"
+
+
 def describe(
     ws: Workspace,
 ) -> dict[str, str]:
@@ -365,6 +389,8 @@ def describe(
         "readable": ", ".join(readable) or "nothing yet: `researchkit demo` brings data",
         "pins": ", ".join(ws.pins.names()) or "none",
         "ledger": "empty" if head is None else f"{head.seq:,} entries, head {head.hash[:12]}…",
+        "keys": _where_keys_lie(ws.settings),
+        "witness": "none" if (seen := address_of(ws.settings, "witness_url")).scheme == "none" else seen.host,
     }
 
 # %% ../nbs/workspace/01_workspace.ipynb #wsp19

@@ -12,7 +12,7 @@ import pytest
 
 from researchkit.settings import environment
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "started"]  # the servers: tests/servers/started.py
 
 if "numpy" in sys.modules and any(os.environ.get(k) != v for k, v in environment().items()):
     raise pytest.UsageError("numpy was loaded before the variables that make results repeatable were set")

@@ -5,145 +5,30 @@
 # %% ../../nbs/data/12_raw.ipynb #raw03
 from __future__ import annotations
 
-import hashlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..context import Context, parse_table
+from .custody import Custody
 from .door import Door
+from .names import Version, Versions, plain_name, statement
+from .objects import SEALED, Finding, Objects, RawObject, checked, hash_of
 from .registry import Registry, insert
-from ..errors import IntegrityError, ResearchKitError, SecretUnavailable, WorkspaceError, not_found
-from ..security.durable import make_folder, make_immutable, reached, sha256_of, write_once
+from .store import FileStore, State, Store, day
+from ..errors import AccessDenied, IntegrityError, NotFound, WorkspaceError, not_found
+from ..security.durable import make_folder, reached
 from ..security.keys import Keyring
 
 # %% auto #0
-__all__ = ['SEALED', 'RawObject', 'Finding', 'checked', 'Objects', 'RawReader', 'locked', 'RawZone']
+__all__ = ['RawReader', 'RawOpener', 'locked', 'RawKeeper', 'RawZone', 'SEALED', 'RawObject', 'Finding', 'checked']
 
 # %% ../../nbs/data/12_raw.ipynb #raw06
-SEALED = "-sealed"  # a key with this ending seals what lies under it
-
-
-@dataclass(frozen=True)
-class RawObject:
-    """One object in the raw zone."""
-
-    sha256: str  # of the plaintext; also its name
-    cipher_sha256: str  # of the file on disk
-    bytes: int  # of the plaintext
-    cipher_bytes: int  # of the file on disk
-    name: str  # what the vendor called it
-    table_name: str  # where its rows belong: "DEMO/ohlcv-1d"
-    key_name: str  # the key it is encrypted under
-    vendor_sha256: str | None  # what the vendor's manifest said, None without a manifest
-    put_ns: int  # when it arrived here, nanoseconds UTC
-    put_by: str  # who brought it
-
-    @property
-    def sealed(self) -> bool:
-        """Whether it may be opened only after a registration."""
-        return self.key_name.endswith(SEALED)
-
-    @property
-    def path(self) -> str:
-        """Where it lies, relative to the raw zone."""
-        return f"objects/{self.sha256[:2]}/{self.sha256[2:]}"
-
-# %% ../../nbs/data/12_raw.ipynb #raw08
-@dataclass(frozen=True)
-class Finding:
-    """The result of checking one thing."""
-
-    kind: str  # "raw object", "lake file"
-    name: str  # its hash or path
-    ok: bool
-    words: str  # one sentence
-    expected: str = ""  # a hash
-    got: str = ""  # a hash
-
-
-def checked(kind: str, name: str, path: Path, expected: str) -> Finding:
-    """Compare the SHA-256 of a file's bytes with what was recorded."""
-    if not path.is_file():
-        return Finding(kind, name, False, f"{kind} {name} is missing", expected)
-    if (got := sha256_of(path)) != expected:
-        return Finding(
-            kind, name, False, f"{kind} {name}: SHA-256 must be {expected}, got {got}", expected, got
-        )
-    return Finding(kind, name, True, f"{kind} {name} holds", expected, got)
-
-# %% ../../nbs/data/12_raw.ipynb #raw12
-_CHUNK = 1 << 20
-
-
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """A stream in pieces of a mebibyte."""
-    while piece := stream.read(_CHUNK):
-        yield piece
-
-
-def _plain_hash(source: Path | bytes) -> tuple[str, int]:
-    """SHA-256 and size of what is to be kept."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest(), len(source)
-    return sha256_of(source), source.stat().st_size
-
-
-def _encrypted(source: Path | bytes, keyring: Keyring, key: str, sha256: str) -> Iterator[bytes]:
-    """The ciphertext of `source`, in pieces."""
-    import io
-
-    with tempfile.SpooledTemporaryFile(max_size=64 * _CHUNK) as sink:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as plain:
-            keyring.encrypt(key, plain, sink, bound_to=sha256.encode())  # type: ignore[arg-type]
-        sink.seek(0)
-        yield from _chunks(sink)  # type: ignore[arg-type]
-
-# %% ../../nbs/data/12_raw.ipynb #raw13
-@dataclass(frozen=True)
-class Objects:
-    """The files of the zone: ciphertext in, checked plaintext out."""
-
-    folder: Path  # of the zone
-    keyring: Keyring
-
-    def publish(self, source: Path | bytes, sha256: str, key: str) -> Path:
-        """Give the object its name, or adopt the one that a killed process left, once it is proven."""
-        path = self.folder / "objects" / sha256[:2] / sha256[2:]
-        if path.exists():
-            self.plaintext(path, sha256, key)
-            return path
-        self.keyring.create(key)
-        return write_once(path, _encrypted(source, self.keyring, key, sha256), site="object")
-
-    def plaintext(self, path: Path, sha256: str, key: str) -> bytes:
-        """What lies under a name; raises `IntegrityError` unless it has that hash."""
-        if not path.is_file():
-            raise IntegrityError(f"raw object {sha256} is missing from {self.folder.name}/")
-        with path.open("rb") as file, self.keyring.decrypt(key, file, bound_to=sha256.encode()) as stream:
-            content = stream.read()
-        if (got := hashlib.sha256(content).hexdigest()) != sha256:
-            raise IntegrityError(f"raw object {sha256}: its plaintext has SHA-256 {got}")
-        return content
-
-    def check(self, found: RawObject) -> Finding:
-        """Check the file's hash, which needs no key, and then the plaintext's, where the key is at hand."""
-        path = self.folder / found.path
-        outside = checked("raw object", found.sha256, path, found.cipher_sha256)
-        if not outside.ok:
-            return outside
-        try:
-            self.plaintext(path, found.sha256, found.key_name)
-        except SecretUnavailable:
-            words = f"{outside.words}; key '{found.key_name}' is not at hand, so only the file was checked"
-            return replace(outside, words=words)
-        except ResearchKitError as e:
-            return replace(outside, ok=False, words=str(e))
-        return outside
+_all_ = ["SEALED", "RawObject", "Finding", "checked"]
 
 # %% ../../nbs/data/12_raw.ipynb #raw18
 class RawReader:
@@ -156,42 +41,77 @@ class RawReader:
         registry: Registry,
         keyring: Keyring,
         door: Door,
+        store: Store | None = None,  # where the bytes lie; default: in `folder`
         immutable: bool = True,  # set the immutable flag on new objects where the file system has it
         clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
     ) -> None:
         self.folder = Path(folder)
-        self._objects, self._registry, self._door = Objects(self.folder, keyring), registry, door
-        self._immutable, self._clock = immutable, clock
+        self.store = FileStore(self.folder, immutable=immutable, clock=clock) if store is None else store
+        self._objects, self._registry, self._door = Objects(self.store, keyring), registry, door
+        self._versions = Versions(registry, door)
+        self._custody = Custody(self.store, registry, door, clock)
+        self._clock, self._swept = clock, False
 
     def find(self, sha256: str) -> RawObject | None:
-        """The record of an object, or None."""
+        """The record of an object, deleted or not, or None."""
         row = self._registry.one("SELECT * FROM raw_objects WHERE sha256 = :s", s=sha256)
-        return None if row is None else RawObject(**row)
+        return None if row is None else RawObject.of(row)
 
     def record(self, sha256: str) -> RawObject:
-        """The record of an object; raises `NotFound`."""
+        """The record of an object; raises `NotFound`, also for one that was deleted."""
         if (found := self.find(sha256)) is None:
-            raise not_found("raw object", sha256, (o.sha256 for o in self.objects()))
+            query = "SELECT sha256 FROM raw_objects WHERE sha256 {} :s ORDER BY sha256 {} LIMIT 3"
+            near = [query.format(">=", "ASC"), query.format("<", "DESC")]
+            raise not_found("raw object", sha256, (r["sha256"] for q in near for r in self._registry.rows(q, s=sha256)))
+        if found.deleted_ns is not None:
+            raise NotFound(f"raw object {sha256} ({found.name}) was deleted on {day(found.deleted_ns)}")
         return found
 
-    def objects(self, table: str | None = None) -> list[RawObject]:
-        """What is owned, of one table or of all, sealed or not, by table and name."""
-        where, given = ("", {}) if table is None else ("WHERE table_name = :t", {"t": table})
-        query = f"SELECT * FROM raw_objects {where} ORDER BY table_name, name, sha256"
-        return [RawObject(**row) for row in self._registry.rows(query, **given)]
+    def objects(
+        self,
+        table: str | None = None,  # default: of all
+        *,
+        after: RawObject | None = None,  # only those behind this one
+        limit: int | None = None,  # at most so many; default: all
+    ) -> list[RawObject]:
+        """What is owned, sealed or not, by table, name and hash; a page of it costs the same wherever it begins."""
+        given = {"t": table, "at": "", "an": "", "ah": "", "n": -1 if limit is None else limit}
+        if after is not None:
+            given |= {"at": after.table_name, "an": after.name, "ah": after.sha256}
+        only = "" if table is None else "AND table_name = :t"
+        query = f"""SELECT * FROM raw_objects WHERE (table_name, name, sha256) > (:at, :an, :ah) {only}
+            AND deleted_ns IS NULL ORDER BY table_name, name, sha256 LIMIT :n"""
+        return [RawObject.of(row) for row in self._registry.rows(query, **given)]
+
+    def pages(
+        self, table: str | None = None, *, after: RawObject | None = None, size: int = 1_000
+    ) -> Iterator[list[RawObject]]:
+        """Everything that is owned, a page at a time."""
+        page = self.objects(table, after=after, limit=size)
+        while page:
+            yield page
+            page = self.objects(table, after=page[-1], limit=size)
+
+    def versions(self, name: str, table: str) -> list[Version]:
+        """What a name has meant in a table, oldest first."""
+        return self._versions.of(table, name)
+
+# %% ../../nbs/data/12_raw.ipynb #raw37
+class RawOpener(RawReader):
+    """Hands out plaintext, and checks it."""
 
     def opened(self, sha256: str) -> bool:
         """Whether the ledger says that the object's seal was opened."""
         return bool(self._door.ledger.entries(kind="seal opened", subject=f"raw:{sha256}", limit=1))
 
-    def get(
+    def open(
         self,
         sha256: str,  # of the plaintext
         *,
         context: Context,
         action: str = "read",  # what policy is asked for; the lake asks for "ingest"
-    ) -> bytes:
-        """The vendor's bytes; raises `AccessDenied`, `IntegrityError` or `NotFound`."""
+    ) -> BinaryIO:  # its last read raises IntegrityError if the whole is not what it should be
+        """The vendor's bytes as a stream; raises `AccessDenied`, `IntegrityError` or `NotFound`."""
         found = self.record(sha256)
         resource = parse_table(found.table_name)
         if found.sealed:
@@ -199,17 +119,26 @@ class RawReader:
         self._door.ask(action, resource, context=context)
         body = {"subject": f"raw:{sha256}", "action": action, "table": found.table_name}
         self._door.record("raw read", body, context=context)
-        return self._objects.plaintext(self.folder / found.path, sha256, found.key_name)
+        return self._objects.open(found)
+
+    def get(self, sha256: str, *, context: Context, action: str = "read") -> bytes:
+        """The vendor's bytes, all at once; raises what `open` raises."""
+        with self.open(sha256, context=context, action=action) as stream:
+            return stream.read()
+
+    def check(self, found: RawObject) -> Finding:
+        """Check one object's bytes, and hand nothing out."""
+        return self._objects.check(found)
 
     def verify(
         self,
         sha256: str | None = None,  # one object; default: every one
     ) -> list[Finding]:  # in the order of `objects`
-        """Check hashes and hand nothing out; the only method that may read the whole zone."""
+        """Check hashes, one object after the other; for many of them see [rehash](28_rehash.ipynb)."""
         from tqdm.auto import tqdm
 
         found = self.objects() if sha256 is None else [self.record(sha256)]
-        return [self._objects.check(o) for o in tqdm(found, "raw objects", delay=2, leave=False)]
+        return [self.check(o) for o in tqdm(found, "raw objects", delay=2, leave=False)]
 
 # %% ../../nbs/data/12_raw.ipynb #raw21
 @contextmanager
@@ -239,13 +168,23 @@ def _table_in(source: Path | bytes) -> str:
     return f"{found.dataset}/{found.schema}"
 
 
+def _promised(name: str, vendor_sha256: str | None) -> str | None:
+    """The manifest's hash, in lower case."""
+    if vendor_sha256 is None:
+        return None
+    promised = vendor_sha256.lower()
+    if len(promised) != 64 or set(promised) - set("0123456789abcdef"):
+        raise ValueError(f"{name}: vendor_sha256 must be 64 hexadecimal digits, got '{vendor_sha256}'")
+    return promised
+
+
 def _names(line: Mapping[str, Any], sha256: str) -> bool:
     """Whether the registration on a ledger line lists an object among its sealed data."""
     return any(part["raw"] == sha256 for part in line.get("registration", {}).get("sealed", ()))
 
-# %% ../../nbs/data/12_raw.ipynb #raw22
-class RawZone(RawReader):
-    """Encrypted, content-addressed, write-once storage for what vendors sent."""
+# %% ../../nbs/data/12_raw.ipynb #raw38
+class RawKeeper(RawOpener):
+    """Takes objects in, each once."""
 
     def put(
         self,
@@ -256,36 +195,74 @@ class RawZone(RawReader):
         context: Context,
         vendor_sha256: str | None = None,  # from the manifest, None without one
         table: str | None = None,  # default: what the DBN metadata say
+        expect: int | None = None,  # the version of `name` believed to be the last, 0 for none; default: any
     ) -> RawObject:
         """Keep the bytes; raises `IntegrityError` when they are not what the manifest promised."""
-        sha256, size = _plain_hash(source)
-        if vendor_sha256 is not None and vendor_sha256.lower() != sha256:
-            raise IntegrityError(f"{name}: SHA-256 must be {vendor_sha256} as in the manifest, got {sha256}")
+        plain_name(name)
+        promised = _promised(name, vendor_sha256)
         resource = parse_table(table or _table_in(source))
         self._door.ask("ingest", resource, context=context)
+        sha256 = promised or hash_of(source)
         with locked(self.folder / ".lock"):
-            if (known := self.find(sha256)) is not None:
-                return known
-            path = self._objects.publish(source, sha256, key)
-            made = RawObject(
-                sha256, sha256_of(path), size, path.stat().st_size, name, resource.table, key, vendor_sha256,
-                self._clock(), context.principal.name,
-            )  # fmt: skip
-            self._register(made, context)
+            self._sweep()
+            version = self._versions.known(resource.table, name, sha256, expect=expect)
+            known = self.find(sha256)
+            if known is None:
+                words = f"{name}: SHA-256" if promised is None else f"{name}: as in the manifest, its SHA-256"
+                stored, size = self._objects.publish(source, sha256, key, until_ns=self._until(), words=words)
+                made = RawObject(
+                    sha256, stored.sha256, size, stored.bytes, name, resource.table, key, vendor_sha256,
+                    self._clock(), context.principal.name, stored.version, self._until(),
+                )  # fmt: skip
+            else:
+                made = _same(known, source, name, key, resource.table)
+            if known is None or version is None:
+                self._register(made, name, context)
+            self.store.retain(made.path, made.store_version, until_ns=made.until_ns)
         return made
 
-    def _register(self, made: RawObject, context: Context) -> None:
-        """Write the ledger entry and then the row, each once."""
-        row = asdict(made)
-        said = {k: v for k, v in row.items() if not k.startswith("put_")}
-        self._door.once(
-            "object", {"subject": f"raw:{made.sha256}", "table": made.table_name, **said}, context=context
-        )
+    def _register(self, made: RawObject, name: str, context: Context) -> None:
+        """Write the ledger entry, claim the version, and then write the rows, each once."""
+        row = asdict(made) | {"held": int(made.held)}
+        said = {k: v for k, v in row.items() if not k.startswith("put_") and k not in ("held", "deleted_ns")}
+        self._door.once("object", {"subject": f"raw:{made.sha256}", "table": made.table_name, **said}, context=context)
+        number = self._versions.claim(made.table_name, name, made.sha256, context=context)
+        named = {
+            "table_name": made.table_name, "name": name, "version": number, "sha256": made.sha256,
+            "put_ns": self._clock(), "put_by": context.principal.name,
+        }  # fmt: skip
         reached("ingest", "before")
-        self._registry.write((insert("raw_objects", row), [row]))
+        self._registry.write((insert("raw_objects", row), [row]), statement(named))
         reached("ingest", "after")
-        if self._immutable:
-            make_immutable(self.folder / made.path)
+
+    def _sweep(self) -> None:
+        """Once in a process: remove what killed ones left half written."""
+        if not self._swept:
+            self.store.sweep()
+            self._swept = True
+
+    def _until(self) -> int:
+        """How long what comes now must stay."""
+        days = self.store.retention_days
+        return self._clock() + days * 86_400 * 10**9 if days else 0
+
+
+def _same(known: RawObject, source: Path | bytes, name: str, key: str, table: str) -> RawObject:
+    """The object that is there already, if that is what was brought."""
+    if (got := hash_of(source)) != known.sha256:
+        raise IntegrityError(f"{name}: as in the manifest, its SHA-256 must be {known.sha256}, got {got}")
+    what = f"{name}: these bytes are raw object {known.sha256}"
+    if known.deleted_ns is not None:
+        raise AccessDenied(f"{what}, deleted on {day(known.deleted_ns)}; what was deleted does not come back")
+    if known.table_name != table:
+        raise ValueError(f"{what} of {known.table_name} already, and cannot be of {table} too")
+    if known.key_name != key:
+        raise ValueError(f"{what} under key '{known.key_name}' already, and cannot lie under '{key}' too")
+    return known
+
+# %% ../../nbs/data/12_raw.ipynb #raw22
+class RawZone(RawKeeper):
+    """Encrypted, content-addressed, write-once storage for what vendors sent."""
 
     def open_seal(
         self,
@@ -303,3 +280,29 @@ class RawZone(RawReader):
         self._door.ask("open_seal", parse_table(found.table_name), context=context, registered=named)
         body = {"subject": f"raw:{sha256}", "registration": registration, "table": found.table_name}
         self._door.once("seal opened", body, context=context)
+
+    def custody(self, sha256: str) -> State:
+        """How firmly an object lies there: until when, whether it is held, whether it is fixed."""
+        return self._custody.state(self.record(sha256))
+
+    def retain(self, sha256: str, until: date, *, context: Context) -> None:
+        """Keep an object at least until then; only later, never earlier. May raise `AccessDenied`."""
+        with locked(self.folder / ".lock"):
+            self._custody.retain(self.record(sha256), until, context=context)
+
+    def hold(
+        self,
+        sha256: str,
+        on: bool,  # hold it, or release it
+        reason: str,  # for the ledger
+        *,
+        context: Context,
+    ) -> None:
+        """Keep an object whatever its date, or let its date count again. May raise `AccessDenied`."""
+        with locked(self.folder / ".lock"):
+            self._custody.hold(self.record(sha256), on, reason, context=context)
+
+    def delete(self, sha256: str, *, context: Context) -> None:
+        """Remove an object's bytes for good and keep its record. May raise `AccessDenied`."""
+        with locked(self.folder / ".lock"):
+            self._custody.delete(self.record(sha256), context=context)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..experiments.evidence import Link, chain
+from .endings import explained
 
 if TYPE_CHECKING:
     from researchkit.workspace import Workspace
@@ -23,8 +24,8 @@ def verify(
     ws: Workspace,
     target: str = "latest",  # a run, a campaign, or "latest"
 ) -> list[Link]:  # in the order of the walk; NotFound if nothing of that name was tried
-    """Check every link behind a target."""
-    return chain(ws, target)
+    """Check every link behind a target; what ended with a licence says so."""
+    return explained(ws, chain(ws, target))
 
 # %% ../../nbs/operations/04_verify.ipynb #vfy12
 def by_kind(

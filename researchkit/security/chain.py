@@ -9,13 +9,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from ..errors import IntegrityError
 from .keys import signed_by
+from .merkle import Frontier
 
 # %% auto #0
-__all__ = ['GENESIS', 'Row', 'canonical', 'Entry', 'link', 'entry_of', 'Checkpoint', 'read_checkpoint', 'signed_heads', 'follow']
+__all__ = ['GENESIS', 'Row', 'canonical', 'Entry', 'link', 'entry_of', 'Checkpoint', 'read_checkpoint', 'signed_heads', 'follow',
+           'ended']
 
 # %% ../../nbs/security/06_chain.ipynb #chs07
 def canonical(
@@ -60,9 +63,10 @@ def link(
     context: str,  # canonical JSON
     prev: str,
 ) -> str:  # hexadecimal
-    """The hash of an entry."""
-    line = canonical(["researchkit ledger entry 1", seq, ts, kind, subject, body, context, prev])
-    return hashlib.sha256(line.encode()).hexdigest()
+    """The hash of an entry: SHA-256 over the canonical JSON of a list of these seven behind their prefix."""
+    about = "null" if subject is None else _quoted(subject)
+    texts = f"{_quoted(kind)},{about},{_quoted(body)},{_quoted(context)},{_quoted(prev)}"
+    return hashlib.sha256(f'["researchkit ledger entry 1",{seq:d},{ts:d},{texts}]'.encode()).hexdigest()
 
 # %% ../../nbs/security/06_chain.ipynb #chs13
 Row = Sequence[Any]  # seq, ts, then kind, subject, body, context, prev, hash as bytes
@@ -75,18 +79,32 @@ def entry_of(
     seq, ts = row[0], row[1]
     try:
         kind, body, context, prev, found = (row[i].decode() for i in (2, 4, 5, 6, 7))
-        told = link(seq, ts, kind, None if row[3] is None else row[3].decode(), body, context, prev)
+        subject = None if row[3] is None else row[3].decode()
+        told = link(seq, ts, kind, subject, body, context, prev)
     except (UnicodeDecodeError, AttributeError):
         raise IntegrityError(f"ledger entry {seq} is not readable: the row was damaged") from None
     if told != found:
         why = f"the row was changed: says {found[:12]}…, holds {told[:12]}…"
         raise IntegrityError(f"ledger entry {seq}: hash differs, {why}")
-    return Entry(seq, ts, kind, json.loads(body), json.loads(context), prev, found)
+    what = _mapping(seq, body)
+    if what.get("subject") != subject:
+        raise IntegrityError(f"ledger entry {seq} is filed under {subject!r} and speaks of {what.get('subject')!r}")
+    return Entry(seq, ts, kind, what, _mapping(seq, context), prev, found)
+
+
+def _mapping(seq: int, text: str) -> dict[str, Any]:
+    """Read body or context, which somebody may have written without the ledger."""
+    try:
+        if isinstance(found := json.loads(text), dict):
+            return found
+    except ValueError:
+        pass
+    raise IntegrityError(f"ledger entry {seq} is not readable: body or context is no JSON object")
 
 # %% ../../nbs/security/06_chain.ipynb #chs16
 @dataclass(frozen=True)
 class Checkpoint:
-    """A signed head of the chain."""
+    """A signed head of the chain, as the first ledgers wrote it."""
 
     seq: int
     hash: str
@@ -105,7 +123,7 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    text: str,  # as Ledger.checkpoint gave it
+    text: str,  # one line of JSON
     *,
     key: str | None = None,  # public key it must be signed with; default: the one it names
 ) -> Checkpoint:  # with a valid signature
@@ -152,11 +170,28 @@ def follow(
     seq: int,  # number of the entry before the first row
     prev: str,  # and its hash
     marks: Mapping[int, str],  # hashes that were signed, by entry number
+    roots: Mapping[int, bytes] | None = None,  # roots that were signed, by size; only with seq = 0
 ) -> tuple[int, str]:  # number and hash of the last entry
     """Walk the chain and raise at the first entry that breaks it."""
+    edge, tops = Frontier(), roots or {}
+    good = 0  # entries under the last root that agreed
     for row in rows:
         entry = _next(row, seq, prev, marks.get(seq + 1))
         seq, prev = entry.seq, entry.hash
-    if (last := max(marks, default=0)) > seq:
-        raise IntegrityError(f"ledger ends at entry {seq}, and entry {last} was signed: the end was cut off")
+        if tops:
+            edge.add(bytes.fromhex(prev))
+        if seq in tops and edge.root() != tops[seq]:
+            named = f"ledger entries {good + 1} to {seq}" if seq > good + 1 else f"ledger entry {seq}"
+            raise IntegrityError(f"{named}: not what was signed, history was rewritten")
+        good = seq if seq in tops else good
+    ended(seq, [*marks, *tops])
     return seq, prev
+
+
+def ended(
+    seq: int,  # number of the last entry
+    signed: Iterable[int],  # numbers of entries that were signed
+) -> None:
+    """Refuse a ledger that ends before an entry that was signed."""
+    if (last := max(signed, default=0)) > seq:
+        raise IntegrityError(f"ledger ends at entry {seq}, and entry {last} was signed: the end was cut off")

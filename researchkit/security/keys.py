@@ -5,92 +5,31 @@
 # %% ../../nbs/security/04_keys.ipynb #key03
 from __future__ import annotations
 
-import base64
 import io
-import json
-import os
-import re
-import stat
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ..errors import IntegrityError, SecretUnavailable, not_found
-from .durable import make_folder, write_once
+from ..errors import IntegrityError, SecretUnavailable
+from .keyfolder import FileShelf
+from .keysets import Shelf
+from .keyvault import VaultShelf
+from .master import Master
+from .secret import Secret
+from .secrets import open_vault
+from .signing import Signer, signed_by
+from ..settings import Settings, address_of, path_of
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     Cipher = Any  # a streaming AEAD of Tink, which ships no types
     Buffer = Any  # what the io module hands to readinto and write
 
-# %% auto #0
-__all__ = ['Signer', 'signed_by', 'Keyring']
-
-# %% ../../nbs/security/04_keys.ipynb #key07
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_all_ = ["Signer", "signed_by"]  # defined elsewhere, at home here too
 _MIB = 1 << 20
 
-
-def _checked(name: str) -> str:
-    """Refuse a key name that is not a plain word."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"a key name is lower-case letters, digits, - and _, at most 63, got '{name}'")
-    return name
-
-
-def _secret_bytes(
-    path: Path,  # the file
-    words: str,  # what it is, for the message: "key 'demo'"
-) -> bytes:  # its content
-    """Read a file that only its owner may read."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                rule = f"{path.name} has mode {mode:04o} and others may read it"
-                raise SecretUnavailable(f"{words}: {rule}; it must be 0600: chmod 600 {path}")
-            return file.read()
-    except FileNotFoundError:
-        raise SecretUnavailable(f"{words}: {path.name} is not in {path.parent.name}/") from None
-    except OSError as e:
-        raise SecretUnavailable(f"{words}: {path.name} cannot be read: {e.strerror}") from None
-
-# %% ../../nbs/security/04_keys.ipynb #key10
-@dataclass(frozen=True)
-class Signer:
-    """Signs bytes with Ed25519 (RFC 8032)."""
-
-    public_hex: str  # the public key, 64 hexadecimal digits
-    _private: Ed25519PrivateKey = field(repr=False, compare=False)
-
-    def sign(
-        self,
-        message: bytes,  # anything
-    ) -> bytes:  # 64 bytes, the same for the same message
-        """Sign `message`."""
-        return self._private.sign(message)
-
-    def __reduce__(self) -> str:
-        """Refuse to be pickled: a copy of the key would travel with it."""
-        raise SecretUnavailable("a signer is never pickled or copied: open it from the keyring instead")
-
-
-def signed_by(
-    public_hex: str,  # whose signature it should be
-    message: bytes,  # what was signed
-    signature: bytes,  # 64 bytes
-) -> bool:  # whether it is
-    """Say whether `signature` is that of the key's holder over `message`."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex)).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+# %% auto #0
+__all__ = ['Keyring', 'open_keyring', 'Signer', 'signed_by']
 
 # %% ../../nbs/security/04_keys.ipynb #key13
 class _Opened(io.RawIOBase):
@@ -137,57 +76,73 @@ class _Uncloseable(io.RawIOBase):
 
     def write(self, data: Buffer) -> int:
         """Write everything."""
-        self._sink.write(bytes(data))
+        self._sink.write(data)
         return len(data)
 
 # %% ../../nbs/security/04_keys.ipynb #key18
 class Keyring:
-    """Keys in a folder, one file each."""
+    """The keys of a workspace."""
 
     def __init__(
         self,
-        folder: Path,  # `keys/` of the workspace, or a path on another disk
+        place: Path | Shelf,  # `keys/` of the workspace, or another shelf
+        *,
+        passphrase: Callable[[], Secret] | None = None,  # of a folder; default: where `find_passphrase` looks
     ) -> None:
-        """Remember where the keys lie."""
-        self.folder = folder
+        """Remember where the keys are; nothing is opened."""
+        self.shelf = FileShelf(place, Master(place, passphrase)) if isinstance(place, Path) else place
 
     def __repr__(self) -> str:
         """Show names and nothing else."""
         return f"Keyring({', '.join(self.names()) or 'no keys'})"
 
-    def _path(self, name: str) -> Path:
-        """The file of a key."""
-        return self.folder / f"{_checked(name)}.json"
+    @property
+    def folder(self) -> Path:  # SecretUnavailable at a site: there is none
+        """Where the keys of a folder lie."""
+        if not isinstance(self.shelf, FileShelf):
+            raise SecretUnavailable("the keys lie in a vault, not in a folder")
+        return self.shelf.folder
 
     def names(self) -> list[str]:
         """The names of all data keys, sorted."""
-        return sorted(p.stem for p in self.folder.glob("*.json"))
+        return self.shelf.names()
 
     def exists(
         self,
         name: str,
-    ) -> bool:  # whether there is a file; it may still be unreadable
+    ) -> bool:  # whether there is an envelope; it may still be unreadable
         """Say whether there is a key of this name."""
-        return self._path(name).is_file()
+        return self.shelf.exists(name)
 
     def create(
         self,
         name: str,  # lower-case: "demo", "demo-sealed"
     ) -> None:
-        """Make a key unless it exists already."""
-        if not self.exists(name):
-            _publish(self._path(name), _new_keyset())
+        """Make a key unless it exists already; SecretUnavailable when it was destroyed."""
+        self.shelf.create(name)
+
+    @contextmanager
+    def encrypting(
+        self,
+        name: str,  # an existing key
+        sink: BinaryIO,  # ciphertext; left open
+        *,
+        bound_to: bytes,  # what the ciphertext is of; the same bytes are needed to decrypt
+    ) -> Iterator[BinaryIO]:  # write the plaintext to it; complete only after the block
+        """Encrypt what is written, in one pass."""
+        with self._primitive(name).new_encrypting_stream(_Uncloseable(sink), bound_to) as out:
+            yield out
 
     def encrypt(
         self,
         name: str,  # an existing key
-        source: BinaryIO,  # plaintext, read to its end
+        source: BinaryIO,  # plaintext, read once to its end
         sink: BinaryIO,  # ciphertext; left open
         *,
         bound_to: bytes,  # what the ciphertext is of; the same bytes are needed to decrypt
     ) -> None:
         """Encrypt a stream of any length."""
-        with self._primitive(name).new_encrypting_stream(_Uncloseable(sink), bound_to) as out:
+        with self.encrypting(name, sink, bound_to=bound_to) as out:
             while chunk := source.read(_MIB):
                 out.write(chunk)
 
@@ -205,93 +160,54 @@ class Keyring:
         return cast(BinaryIO, io.BufferedReader(opened, _MIB))
 
     def _primitive(self, name: str) -> Cipher:
-        """Tink's streaming AEAD for a key, read from its file now."""
-        if not self.exists(name):
-            raise SecretUnavailable(f"{not_found('key', name, self.names())} (in {self.folder.name}/)")
-        return _read_keyset(_secret_bytes(self._path(name), f"key '{name}'"), name)
+        """Tink's streaming AEAD for a key, opened now."""
+        from tink import streaming_aead
+
+        return self.shelf.load(name).primitive(streaming_aead.StreamingAead)
 
     def signer(self) -> Signer:
         """The key that signs the ledger, made on first use."""
-        path, public = self.folder / "ledger.ed25519", self.folder / "ledger.ed25519.pub"
-        if not path.is_file():
-            if public.is_file():
-                raise SecretUnavailable(
-                    f"the ledger's signing key: {path.name} is gone, restore it from a backup"
-                )
-            _publish(path, _new_signing_key())
-        signer = _read_signing_key(_secret_bytes(path, "the ledger's signing key"))
-        write_once(public, f"{signer.public_hex}\n".encode(), site="key")
-        return signer
+        return self.shelf.signer()
 
     def fingerprints(self) -> tuple[bytes, ...]:
         """Short pieces of every secret as it might be written: they betray a leak and open nothing."""
-        files = sorted(self.folder.glob("*.json")) + sorted(self.folder.glob("*.ed25519"))
-        return tuple(piece for path in files for piece in _pieces(_secret_bytes(path, f"key '{path.stem}'")))
+        return self.shelf.pieces()
 
-# %% ../../nbs/security/04_keys.ipynb #key20
-def _publish(path: Path, secret: bytes) -> None:
-    """Write a new secret under its name unless somebody else was quicker."""
-    make_folder(path.parent, mode=0o700)
-    try:
-        write_once(path, secret, site="key", mode=0o600)
-    except IntegrityError:
-        return
+    def rewrap(
+        self,
+        name: str | None = None,  # None: every key, and everything else under the master key
+    ) -> None:
+        """Wrap keys anew under the newest key-encryption key; data are not touched."""
+        self.shelf.rewrap(name)
 
+    def rotate(
+        self,
+        name: str | None = None,  # None: every key
+    ) -> None:
+        """Make a new key-encryption key and rewrap; data are not touched."""
+        self.shelf.rotate(name)
 
-def _new_signing_key() -> bytes:
-    """A fresh Ed25519 key as PEM."""
-    from cryptography.hazmat.primitives import serialization as to
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    def rotate_signer(self) -> None:
+        """Let a new key sign the ledger; what the earlier one signed is still trusted."""
+        self.shelf.rotate_signer()
 
-    key = Ed25519PrivateKey.generate()
-    return key.private_bytes(to.Encoding.PEM, to.PrivateFormat.PKCS8, to.NoEncryption())
+    def destroy(
+        self,
+        name: str,
+    ) -> None:  # asked again, it finishes what was begun
+        """End a key for ever: what it encrypted is noise from now on."""
+        self.shelf.destroy(name)
 
+    def destroyed(self) -> dict[str, int]:
+        """When each destroyed key ended, nanoseconds since 1970 UTC."""
+        return self.shelf.destroyed()
 
-def _read_signing_key(pem: bytes) -> Signer:
-    """A signer from PEM."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(pem, password=None)
-    except ValueError:
-        raise SecretUnavailable("the ledger's signing key: ledger.ed25519 does not hold a key") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SecretUnavailable("the ledger's signing key: ledger.ed25519 is not an Ed25519 key")
-    return Signer(key.public_key().public_bytes_raw().hex(), key)
-
-# %% ../../nbs/security/04_keys.ipynb #key21
-def _new_keyset() -> bytes:
-    """A fresh keyset as Tink writes it."""
-    import tink
-    from tink import secret_key_access, streaming_aead
-
-    streaming_aead.register()
-    handle = tink.new_keyset_handle(streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB)
-    return cast(str, tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)).encode()
-
-
-def _read_keyset(content: bytes, name: str) -> Cipher:
-    """The streaming AEAD of a keyset file's content."""
-    import tink
-    from tink import secret_key_access, streaming_aead
-
-    streaming_aead.register()
-    try:
-        handle = tink.json_proto_keyset_format.parse(content.decode(), secret_key_access.TOKEN)
-        return handle.primitive(streaming_aead.StreamingAead)
-    except (tink.TinkError, ValueError):
-        raise SecretUnavailable(f"key '{name}': {name}.json does not hold a keyset") from None
-
-# %% ../../nbs/security/04_keys.ipynb #key34
-def _pieces(content: bytes) -> tuple[bytes, ...]:
-    """Twelve bytes from the middle of the secret in `content`, as text, raw and hexadecimal."""
-    if content.startswith(b"-----BEGIN"):
-        encoded = [b"".join(content.splitlines()[1:-1]).decode()]
-    else:
-        encoded = [k["keyData"]["value"] for k in json.loads(content)["key"]]
-    found = []
-    for text in encoded:
-        raw = base64.b64decode(text)[-24:-12]
-        found += [text[-32:-16].encode(), raw, raw.hex().encode()]
-    return tuple(found)
+# %% ../../nbs/security/04_keys.ipynb #key40
+def open_keyring(
+    settings: Settings,
+    passphrase: Callable[[], Secret] | None = None,  # default: where `find_passphrase` looks
+) -> Keyring:
+    """Open the keys of a workspace; a vault is not asked yet."""
+    if address_of(settings, "secrets_url").scheme == "vault":
+        return Keyring(VaultShelf(open_vault(settings)))
+    return Keyring(path_of(settings, "secrets_url"), passphrase=passphrase)

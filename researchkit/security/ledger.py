@@ -7,108 +7,74 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import polars as pl
 import sqlalchemy as sa
 
 from ..context import Context
-from ..errors import IntegrityError, SecretUnavailable, WorkspaceError, not_found
+from ..errors import SecretUnavailable, not_found
 from ..frames import INSTANT
-from . import migrations
-from researchkit.security.chain import (
-    GENESIS,
-    Checkpoint,
-    Entry,
-    Row,
-    canonical,
-    entry_of,
-    follow,
-    link,
-    read_checkpoint,
-    signed_heads,
-)
-from .database import migrate, writing
-from .durable import reached
-from .keys import Signer
+from .audit import LedgerReport, signed_before, verify
+from .chain import GENESIS, Entry, canonical, link, read_checkpoint
+from .checkpoints import Signed, Witness, hand_over, keys_of, notes, sign_head, tree_of
+from .merkle import Tree
+from .shelves import Shelf, SqliteShelf, add, ask, last_entry, leaves, question
+from .signing import Signer
+from ..settings import address_of, database_of, file_option
+
+if TYPE_CHECKING:
+    from researchkit.security.secret import Secret
+    from researchkit.security.secrets import Secrets
+    from researchkit.settings import Settings
 
 # %% auto #0
-__all__ = ['GUARDS', 'table', 'LedgerReport', 'Ledger', 'Entry', 'canonical', 'read_checkpoint']
+__all__ = ['Line', 'table', 'Reading', 'Ledger', 'open_ledger', 'Entry', 'LedgerReport', 'Signed', 'canonical', 'read_checkpoint']
 
 # %% ../../nbs/security/07_ledger.ipynb #led181
-_all_ = ["Entry", "canonical", "read_checkpoint"]  # defined in chain, at home here too
+_all_ = ["Entry", "LedgerReport", "Signed", "canonical", "read_checkpoint"]  # defined elsewhere, at home here too
 
-_TEXT = ("kind", "subject", "body", "context", "prev", "hash")
-_SELECT = f"SELECT seq, ts, {', '.join(f'CAST({c} AS BLOB)' for c in _TEXT)} FROM entries"
+Line = tuple[str, Mapping[str, Any], str | None]  # kind, body, subject
+
+
+def _spelled(line: Line) -> tuple[str, str | None, str]:
+    """Kind, subject and body of a line as they are hashed."""
+    kind, body, subject = line
+    text = canonical(dict(body) | ({} if subject is None else {"subject": subject}))
+    about = json.loads(text).get("subject")
+    if not isinstance(about, str | None):
+        raise ValueError(f"the subject of a ledger entry is a name such as run:7f3a, got {about!r}")
+    return kind, about, text
 
 # %% ../../nbs/security/07_ledger.ipynb #led19
-@contextmanager
-def _plain_words(name: str) -> Iterator[None]:
-    """Translate the database's complaints."""
-    try:
-        yield
-    except sa.exc.OperationalError as e:
-        raise WorkspaceError(f"ledger {name} cannot be used: {e.orig}; nothing was done") from e
-    except sa.exc.DatabaseError as e:
-        raise IntegrityError(f"ledger {name} is damaged: {e.orig}") from e
+def _append(
+    shelf: Shelf, lines: Sequence[tuple[str, str | None, str]], context: str, clock: Callable[[], int]
+) -> list[Entry]:
+    """Tie lines to the last, as the only writer."""
+
+    def work(connection: sa.Connection) -> list[tuple[Any, ...]]:
+        """Number, date, link and insert the rows."""
+        last = last_entry(connection, shelf.dialect)
+        seq, prev = (0, GENESIS) if last is None else (last.seq, last.hash)
+        rows: list[tuple[Any, ...]] = []
+        for kind, about, body in lines:
+            row = (seq + 1, clock(), kind, about, body, context, prev)
+            seq, prev = seq + 1, link(*row)
+            rows.append((*row, prev))
+        add(connection, shelf.dialect, "entries", rows)
+        return rows
+
+    rows = shelf.write(work, site="entry", there=_are_there)
+    told = json.loads(context)
+    return [Entry(r[0], r[1], r[2], json.loads(r[4]), told, r[6], r[7]) for r in rows]
 
 
-def _last(connection: sa.Connection) -> Entry | None:
-    """The head of the chain, checked against its own hash."""
-    row = connection.exec_driver_sql(f"{_SELECT} ORDER BY seq DESC LIMIT 1").first()
-    return None if row is None else entry_of(row)
-
-# %% ../../nbs/security/07_ledger.ipynb #led191
-def _append(db: sa.Engine, kind: str, body: str, context: str, clock: Callable[[], int]) -> Entry:
-    """Tie one line to the last, as the only writer."""
-    about = json.loads(body).get("subject")
-    with writing(db) as connection:
-        last = _last(connection)
-        seq, prev = (1, GENESIS) if last is None else (last.seq + 1, last.hash)
-        ts = clock()
-        digest = link(seq, ts, kind, about, body, context, prev)
-        row = (seq, ts, kind, about, body, context, prev, digest)
-        connection.exec_driver_sql("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        reached("entry", "before")
-    reached("entry", "after")
-    return Entry(seq, ts, kind, json.loads(body), json.loads(context), prev, digest)
-
-# %% ../../nbs/security/07_ledger.ipynb #led193
-def _sign_head(db: sa.Engine, signer: Signer, clock: Callable[[], int], name: str) -> str:
-    """Sign the last entry and keep the checkpoint, as the only writer."""
-    with writing(db) as connection:
-        if (last := _last(connection)) is None:
-            raise ValueError(f"ledger {name} has no entry yet, so there is nothing to sign")
-        find = "SELECT text FROM checkpoints WHERE seq = ?"
-        if (known := connection.exec_driver_sql(find, (last.seq,)).scalar()) is not None:
-            return cast(str, known)
-        bare = Checkpoint(last.seq, last.hash, clock(), signer.public_hex)
-        mark = replace(bare, signature=signer.sign(bare.message()).hex())
-        connection.exec_driver_sql("INSERT INTO checkpoints VALUES (?, ?)", (mark.seq, mark.text))
-        reached("checkpoint", "before")
-    reached("checkpoint", "after")
-    return mark.text
-
-# %% ../../nbs/security/07_ledger.ipynb #led22
-def _question(
-    kind: str | None,
-    since: int | None,
-    limit: int | None,
-    body_equals: Mapping[str, object],
-) -> tuple[str, dict[str, object]]:  # SQL and its parameters
-    """Spell a question in SQL."""
-    given: dict[str, object] = {k: v for k, v in {"kind": kind, "since": since}.items() if v is not None}
-    rules = [{"kind": "kind = :kind", "since": "ts >= :since"}[k] for k in given]
-    for i, (key, value) in enumerate(body_equals.items()):
-        rules.append(f"subject IS :v{i}" if key == "subject" else f"json_extract(body, :k{i}) IS :v{i}")
-        given |= {f"v{i}": value} | ({} if key == "subject" else {f"k{i}": f'$."{key}"'})
-    where = f" WHERE {' AND '.join(rules)}" if rules else ""
-    order = "+seq" if set(given) == {"since"} else "seq"  # the plus makes SQLite take the index on time
-    text = f"{_SELECT}{where} ORDER BY {order} DESC"
-    return (text, given) if limit is None else (f"{text} LIMIT :limit", given | {"limit": limit})
+def _are_there(connection: sa.Connection, rows: list[tuple[Any, ...]]) -> bool:
+    """Whether exactly these rows are on the ledger: the hash of the last one speaks for all."""
+    query = sa.text("SELECT hash FROM entries WHERE seq = :seq")
+    return bool(connection.execute(query, {"seq": rows[-1][0]}).scalar() == rows[-1][7])
 
 # %% ../../nbs/security/07_ledger.ipynb #led222
 def table(
@@ -130,88 +96,75 @@ def _words(body: Mapping[str, Any]) -> str:
     """A body in a few words: its fields but the subject."""
     return ", ".join(f"{k}={v}" for k, v in body.items() if k != "subject")
 
-# %% ../../nbs/security/07_ledger.ipynb #led26
-@dataclass(frozen=True)
-class LedgerReport:
-    """What a verification found; it raises where something is wrong."""
+# %% ../../nbs/security/07_ledger.ipynb #led24
+class Reading:
+    """The questions that a ledger answers."""
 
-    entries: int  # number of the last entry
-    head: str  # its hash, GENESIS when there is none
-    checkpoints: int  # signed heads that agree
-    checked_from: int  # first entry that was recomputed
-    ok: bool = True
+    _shelf: Shelf
 
-    def __str__(self) -> str:
-        """One sentence."""
-        since = "" if self.checked_from <= 1 else f", recomputed from entry {self.checked_from}"
-        found = f"{self.entries} entries and {self.checkpoints} checkpoints agree{since}"
-        return f"{found}, head {self.head[:12]}…"
+    def entries(
+        self,
+        kind: str | None = None,
+        since: int | None = None,  # nanoseconds UTC, inclusive
+        limit: int | None = None,  # the newest so many
+        *,
+        who: str | None = None,  # name of the principal
+        **body_equals: object,  # fields of the body: subject="run:7f3a", table="DEMO/ohlcv-1d"
+    ) -> list[Entry]:  # oldest first
+        """The entries that answer a question."""
+        about = body_equals.pop("subject", None) if body_equals.get("subject") is not None else None
+        given = {"kind": kind, "since": since, "who": who, "subject": about}
+        return ask(self._shelf, *question(self._shelf.dialect, given, body_equals, limit))
 
-# %% ../../nbs/security/07_ledger.ipynb #led27
-GUARDS: tuple[str, ...] = (
-    "checkpoints_keep",
-    "checkpoints_stay",
-    "entries_keep",
-    "entries_next",
-    "entries_stay",
-)
+    def touched(
+        self,
+        thing: str,  # as entries name it: "table:DEMO/ohlcv-1d", "raw:9f86d081…"
+        limit: int = 100,  # the newest so many
+        before: int | None = None,  # only entries with a smaller number, to turn pages
+    ) -> list[Entry]:  # oldest first
+        """Who did what to one thing."""
+        given = {"subject": thing, "before": before}
+        return ask(self._shelf, *question(self._shelf.dialect, given, {}, limit))
 
+    def entry(
+        self,
+        seq: int,
+    ) -> Entry:
+        """One entry by its number."""
+        found = ask(self._shelf, f"{self._shelf.dialect.select} WHERE seq = :seq", {"seq": seq})
+        if not found:
+            head = self.head()
+            raise not_found("ledger entry", str(seq), [] if head is None else [f"1 to {head.seq}"])
+        return found[0]
 
-def _healthy(connection: sa.Connection, name: str) -> None:
-    """Ask SQLite about its pages and indexes, and whether the guards are in place."""
-    if (words := connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()) != "ok":
-        raise IntegrityError(f"ledger {name} is damaged: {words}")
-    there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars())
-    if missing := sorted(set(GUARDS) - there):
-        raise IntegrityError(f"ledger {name}: trigger {missing[0]} was removed, so lines could be changed")
+    def head(self) -> Entry | None:
+        """The last entry, or None while there is none."""
+        return self._shelf.read(lambda c: last_entry(c, self._shelf.dialect))
 
-# %% ../../nbs/security/07_ledger.ipynb #led262
-def _readable(rows: Iterable[Row], first: int) -> Iterator[Row]:
-    """Pass rows on, and say at which entry the file cannot be read any further."""
-    seq = first
-    try:
-        for row in rows:
-            yield row
-            seq = row[0] + 1
-    except sa.exc.OperationalError:
-        raise
-    except sa.exc.DatabaseError as e:
-        raise IntegrityError(f"ledger entry {seq} is not readable, the file is damaged: {e.orig}") from e
-
-# %% ../../nbs/security/07_ledger.ipynb #led271
-def _verify(
-    db: sa.Engine, name: str, *, full: bool, checkpoint: str | None, who: Callable[[], Signer | None]
-) -> LedgerReport:
-    """Check every line, or those from the last stored checkpoint on."""
-    with db.connect() as connection:
-        kept = connection.exec_driver_sql("SELECT text FROM checkpoints ORDER BY seq").scalars().all()
-        texts = [*kept, *([] if checkpoint is None else [checkpoint])]
-        signer = who() if texts else None  # nothing signed, nothing to compare: no key is opened
-        marks = signed_heads(texts, None if signer is None else signer.public_hex)
-        first = 1 if full or not kept else read_checkpoint(kept[-1]).seq
-        before = connection.exec_driver_sql(f"{_SELECT} WHERE seq = ?", (first - 1,)).first()
-        prev = GENESIS if before is None else entry_of(before).hash
-        rows = connection.exec_driver_sql(f"{_SELECT} WHERE seq >= ? ORDER BY seq", (first,))
-        seq, prev = follow(_readable(rows, first), first - 1, prev, marks)
-        if full:
-            _healthy(connection, name)
-    return LedgerReport(entries=seq, head=prev, checkpoints=len(marks), checked_from=first)
+    def tail(
+        self,
+        n: int = 10,
+    ) -> pl.DataFrame:  # oldest first
+        """The last entries as a table, to look at."""
+        return table(self.entries(limit=n))
 
 # %% ../../nbs/security/07_ledger.ipynb #led30
-class Ledger:
+class Ledger(Reading):
     """The append-only record of a workspace."""
 
     def __init__(
         self,
-        url: str,  # sqlite:///PATH
+        url: str,  # sqlite:///PATH, or postgresql://HOST:PORT/DATABASE?ca=FILE
         signer: Signer | Callable[[], Signer] | None = None,  # needed for checkpoints
         *,
+        witness: Witness | None = None,  # countersigns checkpoints
         clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
+        credentials: Callable[[], Mapping[str, Secret]] | None = None,  # "user" and "password" of a server
     ) -> None:
-        """Open the ledger, made or migrated where necessary."""
-        self._db = migrate(url, migrations, name="ledger")
-        self._signer, self._clock = signer, clock
-        self.name = url.rpartition("/")[2]
+        """Open the ledger; a file is made or migrated where necessary, a server never."""
+        self._shelf = _shelf(url, credentials)
+        self._signer, self._witness, self._clock = signer, witness, clock
+        self.name = self._shelf.name
 
     def __repr__(self) -> str:
         """Show how long it is and how it ends."""
@@ -228,64 +181,81 @@ class Ledger:
         subject: str | None = None,  # what it is about, "run:7f3a"; becomes part of the body
     ) -> Entry:  # durable when this returns
         """Add one line to the chain."""
-        text = canonical(dict(body) | ({} if subject is None else {"subject": subject}))
-        with _plain_words(self.name):
-            return _append(self._db, kind, text, canonical(context.line()), self._clock)
+        return self.append_many([(kind, body, subject)], context)[0]
 
-    def entries(
+    def append_many(
         self,
-        kind: str | None = None,
-        since: int | None = None,  # nanoseconds UTC, inclusive
-        limit: int | None = None,  # the newest so many
-        **body_equals: object,  # fields of the body: subject="run:7f3a", table="DEMO/ohlcv-1d"
-    ) -> list[Entry]:  # oldest first
-        """The entries that answer a question."""
-        return self._ask(*_question(kind, since, limit, body_equals))
+        lines: Iterable[Line],  # kind, body and subject of each
+        context: Context,  # of all of them
+    ) -> list[Entry]:  # durable when this returns: all of them, or none
+        """Add several lines, one behind the other, in one turn."""
+        spelled = [_spelled(line) for line in lines]
+        return _append(self._shelf, spelled, canonical(context.line()), self._clock) if spelled else []
 
-    def entry(
+    def leaves(
         self,
-        seq: int,
-    ) -> Entry:
-        """One entry by its number."""
-        found = self._ask(f"{_SELECT} WHERE seq = :seq", {"seq": seq})
-        if not found:
-            head = self.head()
-            raise not_found("ledger entry", str(seq), [] if head is None else [f"1 to {head.seq}"])
-        return found[0]
+        lo: int,  # from 0: the leaf of entry lo + 1
+        hi: int,  # exclusive
+    ) -> list[bytes]:  # the 32 bytes of each entry's hash
+        """The leaves of the tree over the ledger."""
+        return leaves(self._shelf, lo, hi)
 
-    def head(self) -> Entry | None:
-        """The last entry, or None while there is none."""
-        return next(iter(self.entries(limit=1)), None)
+    def tree(self) -> Tree:
+        """The Merkle tree over the ledger, for proofs."""
+        return tree_of(self._shelf)
 
-    def tail(
-        self,
-        n: int = 10,
-    ) -> pl.DataFrame:  # oldest first
-        """The last entries as a table, to look at."""
-        return table(self.entries(limit=n))
+    def notes(self) -> list[str]:
+        """Every checkpoint that is kept, with its countersignatures, oldest first."""
+        return [text for text in notes(self._shelf).values() if not text.startswith("{")]
 
-    def checkpoint(self) -> str:
-        """Sign the head and return the line to keep elsewhere; the same head is signed once."""
+    def checkpoint(self) -> Signed:
+        """Sign the head, keep the note and hand it to the witness; the same head is signed once."""
         if (signer := self._who_signs()) is None:
             raise SecretUnavailable(f"ledger {self.name} was opened without a signing key and signs nothing")
-        with _plain_words(self.name):
-            return _sign_head(self._db, signer, self._clock, self.name)
+        return hand_over(self._shelf, *sign_head(self._shelf, signer), self._witness)
 
     def verify(
         self,
         *,
         full: bool = True,  # recompute every line, not only those after the last checkpoint
         checkpoint: str | None = None,  # one that was kept elsewhere
+        witness: bool = True,  # ask the witness, if there is one
     ) -> LedgerReport:
         """Recompute the chain; raise an `IntegrityError` that names the first wrong entry."""
-        with _plain_words(self.name):
-            return _verify(self._db, self.name, full=full, checkpoint=checkpoint, who=self._who_signs)
+        who = self._who_signs() if checkpoint is not None or self._signed() else None
+        keys = () if who is None else keys_of(who)
+        beside = self._witness if witness else None
+        return verify(self._shelf, keys, full=full, checkpoint=checkpoint, witness=beside)
 
-    def _ask(self, text: str, given: Mapping[str, object]) -> list[Entry]:
-        """Fetch the entries of a question, newest first in SQL, oldest first in the list."""
-        with _plain_words(self.name), self._db.connect() as connection:
-            return [entry_of(row) for row in connection.execute(sa.text(text), dict(given))][::-1]
+    def _signed(self) -> bool:
+        """Whether there is anything to compare; if not, no key is opened."""
+        return self._witness is not None or signed_before(self._shelf)
 
     def _who_signs(self) -> Signer | None:
         """The signer, opened now if it was given as a function."""
         return self._signer() if callable(self._signer) else self._signer
+
+# %% ../../nbs/security/07_ledger.ipynb #led304
+def _shelf(url: str, credentials: Callable[[], Mapping[str, Secret]] | None) -> Shelf:
+    """Open the place where the rows lie."""
+    if url.startswith("sqlite:///"):
+        return SqliteShelf(url)
+    from researchkit.security.postgresql import PostgresShelf
+
+    return PostgresShelf(url, credentials)
+
+
+def open_ledger(
+    settings: Settings,
+    signer: Callable[[], Signer],  # of the keyring; called when something is to be signed
+    secrets: Callable[[], Secrets],  # called when a server wants to know who asks
+    *,
+    witness: Witness | None = None,
+) -> Ledger:
+    """Open the ledger that the settings name."""
+    found = address_of(settings, "ledger_url")
+    if found.scheme == "sqlite":
+        return Ledger(database_of(settings, "ledger_url"), signer, witness=witness)
+    ca, name = file_option(settings, found, "ca"), found.options["secret"]
+    url = f"postgresql://{found.host}:{found.port}{found.path}" + (f"?ca={quote(str(ca))}" if ca else "")
+    return Ledger(url, signer, witness=witness, credentials=lambda: secrets().fields(name))

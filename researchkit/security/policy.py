@@ -46,6 +46,11 @@ DEFAULT_GRANTS: Mapping[str, Any] = {
             {"action": "ingest", "resource": "*"},
             {"action": "pin", "resource": "*"},
         ],
+        "custodian": [
+            {"action": "retain", "resource": "*"},
+            {"action": "hold", "resource": "*"},
+            {"action": "delete", "resource": "*"},
+        ],
     },
     "scopes": {
         "DEMO/mbo": {
@@ -183,9 +188,9 @@ class Policy:
     def decide(
         self,
         principal: Principal,  # who asks
-        action: str,  # "read", "ingest", "pin", "run", "register", "open_seal"
+        action: str,  # "read", "ingest", "pin", "run", "register", "open_seal", "retain", "hold", "delete"
         resource: Resource | str,  # a table, or the name of something else
-        **facts: bool,  # sample, sealed, opened, registered: what the asking room knows
+        **facts: bool,  # sample, sealed, opened, registered, retained, held: what the asking room knows
     ) -> Decision:  # never raises; a policy that cannot be used refuses
         """Ask whether somebody may do something."""
         question = {

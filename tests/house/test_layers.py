@@ -29,6 +29,7 @@ ORDER = [
     "jobs",
     "operations",
     "dashboard",
+    "commands",
     "cli",
 ]
 EMPTY = {"states"}  # on the plan of the house, and not yet built

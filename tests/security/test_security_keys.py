@@ -71,6 +71,7 @@ def test_modes(keys: Keyring) -> None:
         "demo-sealed.json": 0o600,
         "ledger.ed25519": 0o600,
         "ledger.ed25519.pub": 0o444,
+        "master.json": 0o600,
     }
 
 
@@ -109,15 +110,18 @@ def test_nothing_of_a_key_is_shown(tmp_path: Path) -> None:
         repr(ring.decrypt("demo", io.BytesIO(sealed(ring, b"x")), bound_to=b"id")),
     ]
     keyset = json.loads((ring.folder / "demo.json").read_text())
-    keyset["key"][0]["keyData"]["typeUrl"] = "type.googleapis.com/nothing"
+    keyset["encryptedKeyset"] = keyset["encryptedKeyset"][:-8] + "AAAAAAA="
     (ring.folder / "demo.json").write_text(json.dumps(keyset))
     (ring.folder / "ledger.ed25519").write_text(
-        (ring.folder / "ledger.ed25519").read_text().replace("BEGIN", "BEGUN")
+        (ring.folder / "ledger.ed25519").read_text().replace("trusted", "trust")
     )
-    for step in (lambda: opened(ring, b"x"), ring.signer):
+    master = (ring.folder / "master.json").read_text()
+    for step in (lambda: opened(ring, b"x"), ring.signer, lambda: Keyring(ring.folder).fingerprints()):
         with pytest.raises(SecretUnavailable) as caught:
             step()
         shown.append("".join(traceback.format_exception(caught.value)))
+        if step is ring.signer:
+            (ring.folder / "master.json").write_text(master.replace("AesGcmKey", "NoSuchKey"))
     for text in shown:
         assert not [p for p in pieces if p in text.encode()], text
 
@@ -125,10 +129,15 @@ def test_nothing_of_a_key_is_shown(tmp_path: Path) -> None:
 def test_a_leak_is_recognised_in_every_spelling(keys: Keyring) -> None:
     import base64
 
-    keyset = json.loads((keys.folder / "demo.json").read_text())
-    value = keyset["key"][0]["keyData"]["value"]
-    for spelling in (value.encode(), base64.b64decode(value), base64.b64decode(value).hex().encode()):
-        assert any(piece in b"..." + spelling + b"..." for piece in keys.fingerprints())
+    from tink import json_proto_keyset_format, secret_key_access
+
+    handle = keys.shelf.load("demo")
+    plain = json.loads(json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
+    master = json.loads((keys.folder / "master.json").read_text())["keyset"]
+    for value in (plain["key"][0]["keyData"]["value"], master["key"][0]["keyData"]["value"]):
+        raw = base64.b64decode(value)
+        for spelling in (value.encode(), raw, raw.hex().encode(), raw.hex().upper().encode()):
+            assert any(piece in b"..." + spelling + b"..." for piece in keys.fingerprints())
     assert all(len(piece) >= 12 for piece in keys.fingerprints())
 
 

@@ -13,7 +13,8 @@ default decision := {
 	"remedy": "Ask a data owner for a grant.",
 }
 
-# Refusals come first: no grant opens what no campaign was registered for, nor what legal has to sign for.
+# Refusals come first: no grant opens what no campaign was registered for, deletes what must be kept, nor gives what legal
+# has to sign for.
 decision := {
 	"allow": false,
 	"rule": "sealed",
@@ -28,6 +29,20 @@ decision := {
 	"remedy": "Register first: ws.gate.register(…).",
 } if {
 	unregistered
+} else := {
+	"allow": false,
+	"rule": "hold",
+	"reason": "somebody may be holding it for a legal reason",
+	"remedy": "Release the hold first, with the reason, if that is lawful.",
+} if {
+	held
+} else := {
+	"allow": false,
+	"rule": "retention",
+	"reason": "its date has not come",
+	"remedy": "Wait for the date: nobody can shorten it.",
+} if {
+	retained
 } else := {
 	"allow": false,
 	"rule": "signoff",
@@ -54,6 +69,17 @@ sealed if {
 unregistered if {
 	input.action == "open_seal"
 	not input.facts.registered == true
+}
+
+# Whoever deletes must say that nothing forbids it; silence forbids it.
+held if {
+	input.action == "delete"
+	not input.facts.held == false
+}
+
+retained if {
+	input.action == "delete"
+	not input.facts.retained == false
 }
 
 # Every grant that covers the request, written role/number; the smallest is named, so always the same one.

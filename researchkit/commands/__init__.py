@@ -1,0 +1,1 @@
+"""Commands: a table and an exit code around a function of the library. No logic here."""

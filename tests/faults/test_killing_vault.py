@@ -1,0 +1,70 @@
+"""Killed once at each durable instant of the Vault: nothing acknowledged is lost, nothing is half there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from killing_vault import Step, Warm, hits, killed
+
+from researchkit.security.durable import INSTANTS
+
+NEXT_CENTURY = 4_102_444_800 * 10**9
+SCRIPT: list[Step] = [
+    ["put", "a.dbn", 1, 200_000], ["append", 1], ["checkpoint"], ["secret", "db", "first"], ["key", "third"],
+    ["put", "b.dbn", 2, 100_000], ["retain", 2, 100_000, NEXT_CENTURY], ["append", 2, 30], ["secret", "db", "second"],
+    ["put", "a.dbn", 3, 50_000], ["hold", 3, 50_000, True], ["checkpoint"], ["hold", 3, 50_000, False],
+    ["delete", 3, 50_000], ["put", "c.dbn", 4, 900, "lent"], ["shred", "lent"], ["rotate"], ["append", 3], ["checkpoint"],
+]  # fmt: skip
+EMBEDDED = ("key", "secret", "object", "hold", "ingest", "entry", "checkpoint", "witness", "shred")
+
+
+@pytest.fixture(scope="session")
+def vault() -> Iterator[Warm]:
+    """A server that has imported the Vault and computed nothing."""
+    with Warm() as server:
+        yield server
+
+
+def middle(reached: dict[str, int], site: str, instant: str) -> str:
+    """The instant of a site in the middle of the work."""
+    return f"{site}:{instant}:{ceil(reached[f'{site}:{instant}'] / 2)}"
+
+
+@pytest.fixture(scope="session")
+def embedded(vault: Warm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """A workspace to copy, and how often the script reaches each instant."""
+    assert vault.pools == [], "children are forked from a process that has computed something"
+    root = tmp_path_factory.mktemp("embedded") / "ws"
+    vault.must("prepare", root=root, witness=True)
+    trial = shutil.copytree(root, root.with_name("trial"))
+    reached = hits(vault, trial, SCRIPT)
+    left = vault.must("inspect", root=trial, acks=trial.with_suffix(".acks"), finished=True)
+    vault.must("remove", root=trial)
+    assert left == []
+    return root, reached
+
+
+@pytest.mark.xdist_group("killing the vault")
+def test_the_script_reaches_every_site(embedded: tuple[Path, dict[str, int]]) -> None:
+    assert set(embedded[1]) == {f"{site}:{instant}" for site in EMBEDDED for instant in INSTANTS}
+
+
+@pytest.mark.xdist_group("killing the vault")
+@pytest.mark.parametrize("site", EMBEDDED)
+def test_killed_in_the_embedded_tier(
+    site: str, embedded: tuple[Path, dict[str, int]], vault: Warm, tmp_path: Path
+) -> None:
+    root = shutil.copytree(embedded[0], tmp_path / "ws")
+    try:
+        at = tuple(middle(embedded[1], site, instant) for instant in INSTANTS)
+        assert killed(vault, root, SCRIPT, at=at) == (True, [])
+    finally:
+        vault.ask("remove", root=root)
