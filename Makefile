@@ -11,6 +11,12 @@ UV := .uv/bin/uv
 # One environment for every process: see nbs/foundation/04_settings.ipynb.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+export OTEL_SDK_DISABLED := true
+export AWS_EC2_METADATA_DISABLED := true
+export NO_GCE_CHECK := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PANEL_NOTEBOOK_RESOURCES := jupyter
+export JUPYTER_CONFIG_PATH := $(CURDIR)/environments/jupyter
 export UV_SYSTEM_CERTS := true
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -44,7 +50,7 @@ $(VENV)/.dev: $(VENV)/.core environments/dev.lock
 
 install: $(VENV)/.dev ## build .venv from the locks
 
-system: ## install the Debian packages that browser tests need
+system: ## install the Debian packages that the tests need: browser, PostgreSQL, Ceph
 	@missing=""; for p in $$(grep -v '^#' environments/debian-packages.txt); do dpkg -s "$$p" >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then echo "installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \

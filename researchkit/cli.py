@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .commands import access, data, lake, ledger, research, workspace
+from .commands import access, data, keys, lake, ledger, research, secret, witness, workspace
 from .commands.console import HELP, sentence
 from .settings import environment
 
@@ -21,11 +21,12 @@ __all__ = ['app', 'main']
 # %% ../nbs/cli/01_cli.ipynb #cli06
 def _wired(line: typer.Typer) -> typer.Typer:
     """Give every command its place."""
-    for command in (workspace.demo, workspace.init, workspace.verify, workspace.dashboard):
+    for command in (workspace.demo, workspace.init, workspace.verify, workspace.doctor, workspace.dashboard):
         line.command()(command)
     nouns = {
-        "data": data.data, "lake": lake.lake, "access": access.access, "ledger": ledger.ledger,
-        "job": research.jobs, "run": research.runs, "gate": research.gate, "workspace": workspace.place,
+        "data": data.data, "lake": lake.lake, "secret": secret.secret, "keys": keys.keys,
+        "ledger": ledger.ledger, "witness": witness.witness, "access": access.access, "job": research.jobs,
+        "run": research.runs, "gate": research.gate, "workspace": workspace.place,
     }  # fmt: skip
     for name, noun in nouns.items():
         line.add_typer(noun, name=name)

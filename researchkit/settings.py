@@ -200,6 +200,8 @@ def find_workspace(
 # %% ../nbs/foundation/04_settings.ipynb #set27
 ENVIRONMENT: dict[str, str] = {
     "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "OTEL_SDK_DISABLED": "true", "AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PANEL_NOTEBOOK_RESOURCES": "jupyter",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
 }  # fmt: skip
 

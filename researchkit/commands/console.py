@@ -113,8 +113,10 @@ AfterOption = Annotated[str, typer.Option("--after", help="Go on behind this one
 
 
 def noun(words: str) -> typer.Typer:
-    """Make a noun that verbs can be added to."""
-    return typer.Typer(help=words, no_args_is_help=True, context_settings=HELP)
+    """Make a noun that verbs can be added to; its verb is typed even when there is only one."""
+    made = typer.Typer(help=words, no_args_is_help=True, context_settings=HELP)
+    made.callback()(lambda: None)
+    return made
 
 # %% ../../nbs/commands/01_console.ipynb #con17
 def opened(
@@ -147,7 +149,9 @@ def confirmed(
     try:
         typed = yes or typer.prompt(f"{words}; type '{name}' to go on", err=True)
     except typer.Abort:
-        raise ValueError(f"{words}: nobody typed '{name}', so nothing was done; a script says --yes {name}") from None
+        raise ValueError(
+            f"{words}: nobody typed '{name}', so nothing was done; a script says --yes {name}"
+        ) from None
     if typed != name:
         raise ValueError(f"{words}: '{typed}' is not '{name}', so nothing was done")
 

@@ -93,15 +93,17 @@ def run_show(
 ) -> None:
     """Show one trial: its parameters, metrics and artifacts."""
     from researchkit.experiments.warehouse import find_trial, frame
+    from researchkit.operations.endings import ended_with
 
     ws = opened(workspace)
     row = find_trial(ws.warehouse, run)
+    ended = ended_with(ws, row["id"])
     if json:
         parts = {
             name: as_rows(frame(ws.warehouse, name, trial=row["id"]))
             for name in ("metrics", "artifacts", "screens")
         }
-        say_json({**row, **parts})
+        say_json({**row, **parts, **({} if ended is None else {"what it left": ended})})
         return
     say(
         [
@@ -111,6 +113,8 @@ def run_show(
         ],
         json=False,
     )
+    if ended is not None:
+        typer.echo(f"what it left {ended}")
     for name, columns in {
         "metrics": ["strategy", "name", "value"],
         "artifacts": ["strategy", "name", "kind", "bytes", "sha256"],

@@ -21,7 +21,7 @@ from researchkit.commands.console import (
 from ..settings import find_workspace
 
 # %% auto #0
-__all__ = ['place', 'demo', 'init', 'verify', 'dashboard', 'workspace_destroy']
+__all__ = ['place', 'demo', 'init', 'verify', 'doctor', 'dashboard', 'workspace_destroy']
 
 # %% ../../nbs/commands/02_workspace.ipynb #cws06
 def demo(
@@ -79,7 +79,34 @@ def verify(
         for link in broken:
             typer.echo(f"BROKEN {link.kind} {link.name}: {link.words}")
         typer.echo(summary(links))
+        if ended := sum("ended with licence" in link.words for link in links):
+            typer.echo(
+                f"{ended} of them ended with a licence: what they lead to was removed, as the ledger says"
+            )
     raise typer.Exit(1 if broken else 0)
+
+# %% ../../nbs/commands/02_workspace.ipynb #cws18
+def doctor(
+    airgap: Annotated[
+        bool, typer.Option("--airgap", help="Run the demo with every way out captured, and nothing else.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Examine what the promises rest on, and say what to do."""
+    from researchkit.operations.check import frame, worst
+
+    if airgap:
+        from researchkit.operations.airgap import airgap as captured
+        from researchkit.operations.airgap import checks as seen
+
+        found = list(seen(captured()))
+    else:
+        from researchkit.operations.doctor import examine
+
+        found = examine(opened(workspace))
+    say(frame(found), json=json)
+    raise typer.Exit(1 if worst(found) == "fail" else 0)
 
 # %% ../../nbs/commands/02_workspace.ipynb #cws13
 def dashboard(

@@ -21,7 +21,8 @@ __all__ = ['CHUNK', 'Digest', 'HashingReader', 'HashingWriter', 'Remembering', '
 
 # %% ../../nbs/data/22_digests.ipynb #dig07
 CHUNK = 1 << 20  # bytes: a mebibyte
-_WAITING = 4  # pieces handed over and not yet hashed
+_WAITING = 8  # pieces handed over and not yet hashed
+_LARGE = CHUNK // 8  # bytes; not worth gathering
 
 
 class Digest:
@@ -40,11 +41,15 @@ class Digest:
         self._join()
 
     def add(self, piece: Buffer) -> None:
-        """Hash `piece` some time soon; it is copied, so the caller may reuse its buffer."""
-        self._rest += piece
+        """Hash `piece` some time soon; what could change is copied, so the caller may reuse its buffer."""
         self.bytes += memoryview(piece).nbytes
+        if isinstance(piece, bytes) and len(piece) >= _LARGE and not self._rest:
+            self._hand_over(piece)
+            return
+        self._rest += piece
         if len(self._rest) >= CHUNK:
-            self._hand_over()
+            self._hand_over(bytes(self._rest))
+            self._rest.clear()
 
     def hex(self) -> str:
         """Wait for all pieces, and say their hash."""
@@ -53,13 +58,12 @@ class Digest:
         self._rest.clear()
         return self._hash.hexdigest()
 
-    def _hand_over(self) -> None:
-        """Give the thread what was gathered, and start it if there is none."""
+    def _hand_over(self, piece: bytes) -> None:
+        """Give a piece to the thread, and start it if there is none."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="sha256", daemon=True)
             self._thread.start()
-        self._queue.put(bytes(self._rest))
-        self._rest.clear()
+        self._queue.put(piece)
 
     def _work(self) -> None:
         """Hash what comes, until an empty piece says that nothing more will."""
@@ -190,7 +194,7 @@ class CheckedReader(io.RawIOBase):
             size = cast(io.RawIOBase, self._source).readinto(buffer) or 0
         except Exception as e:
             raise (self._under and self._under.fault) or e from None
-        self._digest.add(memoryview(buffer).cast("B")[:size])
+        self._digest.add(bytes(memoryview(buffer).cast("B")[:size]))
         if not size and memoryview(buffer).nbytes and (got := self._digest.hex()) != self._sha256:
             raise IntegrityError(f"{self._words} has SHA-256 {got}, and must have {self._sha256}")
         return size

@@ -23,7 +23,10 @@ _RULES: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("has at least 1 character and at most 200 bytes", lambda n: 1 <= len(n.encode(errors="replace")) <= 200),
     ("has only printable characters, none that are invisible or turn the writing around", str.isprintable),
     ("is spelt in Unicode's composed form (NFC)", lambda n: unicodedata.is_normalized("NFC", n)),
-    ("has no stroke in it, forward or backward", lambda n: not {"/", "\\"} & set(unicodedata.normalize("NFKC", n))),
+    (
+        "has no stroke in it, forward or backward",
+        lambda n: not {"/", "\\"} & set(unicodedata.normalize("NFKC", n)),
+    ),
     ("does not begin with a dot or a dash", lambda n: unicodedata.normalize("NFKC", n)[0] not in ".-"),
     ("has no space at its ends", lambda n: n == n.strip()),
 )
@@ -35,7 +38,7 @@ def plain_name(
     """Refuse a name that is not what it looks like."""
     for rule, holds in _RULES:
         if not holds(name):
-            raise ValueError(f"a raw object's name {rule}, got {ascii(name)}")
+            raise ValueError(f"a raw object's name {rule}, got {name!a}")
     return name
 
 # %% ../../nbs/data/24_names.ipynb #nam11
@@ -80,13 +83,15 @@ class Versions:
             return last
         if number != expect:
             who = f": {last.put_by} put it" if last else ""
-            raise IntegrityError(f"{name}: its last version must be {expect}, and is {number}{who}; nothing was kept")
+            raise IntegrityError(
+                f"{name}: its last version must be {expect}, and is {number}{who}; nothing was kept"
+            )
         return None
 
     def claim(self, table: str, name: str, sha256: str, *, context: Context) -> int:
         """Take the next free number for an object, in the ledger; the same number when asked again."""
         numbers = [v.version for v in self.of(table, name)]
-        last = max(numbers, default=0)
+        last: int = max(numbers, default=0)
         for number in sorted({*range(1, last)} - {*numbers}):  # claimed, and killed before it was registered
             if self._claimed(table, name, number) == sha256:
                 return number
@@ -94,7 +99,9 @@ class Versions:
             last += 1
         if holder is None:
             said = {"table": table, "name": name, "version": last + 1, "sha256": sha256}
-            self._door.record("version", {"subject": f"name:{table}/{name}@{last + 1}", **said}, context=context)
+            self._door.record(
+                "version", {"subject": f"name:{table}/{name}@{last + 1}", **said}, context=context
+            )
         return last + 1
 
     def _claimed(self, table: str, name: str, number: int) -> str | None:

@@ -131,13 +131,13 @@ class Objects:
 
     def _pour(self, source: Path | bytes, sink: BinaryIO, sha256: str, key: str, words: str) -> int:
         """Encrypt the source into the sink; raises unless it has the hash it should have."""
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0) as plain:
-            with Digest() as digest, remembered(sink) as covered:
-                reader = cast(BinaryIO, HashingReader(cast(BinaryIO, plain), digest))
-                self.keyring.encrypt(key, reader, covered, bound_to=sha256.encode())
-                if (got := digest.hex()) != sha256:
-                    raise IntegrityError(f"{words} must be {sha256}, got {got}")
-                return digest.bytes
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb", buffering=0)
+        with opened as plain, Digest() as digest, remembered(sink) as covered:
+            reader = cast(BinaryIO, HashingReader(cast(BinaryIO, plain), digest))
+            self.keyring.encrypt(key, reader, covered, bound_to=sha256.encode())
+            if (got := digest.hex()) != sha256:
+                raise IntegrityError(f"{words} must be {sha256}, got {got}")
+            return digest.bytes
 
     def open(self, found: RawObject) -> BinaryIO:
         """The plaintext as a stream, whose last read raises `IntegrityError` unless all of it has its hash."""
@@ -154,7 +154,9 @@ class Objects:
 
     def _through(
         self, name: str, version: str, sha256: str, key: str
-    ) -> tuple[Stored, int, ResearchKitError | None]:  # how it lies there, plaintext bytes, what is wrong inside
+    ) -> tuple[
+        Stored, int, ResearchKitError | None
+    ]:  # how it lies there, plaintext bytes, what is wrong inside
         """Read an object from end to end once, and hash it outside and inside."""
         fault: ResearchKitError | None = None
         with self.store.open(name, version) as file, Digest() as outside, Digest() as inside:
@@ -175,7 +177,13 @@ class Objects:
     def check(self, found: RawObject) -> Finding:
         """Check the hash of what lies there, which needs no key, and then the plaintext's, where the key is at hand."""
         if self.store.stat(found.path, found.store_version) is None:
-            return Finding("raw object", found.sha256, False, f"raw object {found.sha256} is missing", found.cipher_sha256)
+            return Finding(
+                "raw object",
+                found.sha256,
+                False,
+                f"raw object {found.sha256} is missing",
+                found.cipher_sha256,
+            )
         try:
             stored, _, fault = self._through(found.path, found.store_version, found.sha256, found.key_name)
         except ResearchKitError as e:

@@ -28,7 +28,7 @@ from ..security.keys import Keyring
 __all__ = ['RawReader', 'RawOpener', 'locked', 'RawKeeper', 'RawZone', 'SEALED', 'RawObject', 'Finding', 'checked']
 
 # %% ../../nbs/data/12_raw.ipynb #raw06
-_all_ = ["SEALED", "RawObject", "Finding", "checked"]
+_all_ = [SEALED, RawObject, Finding, checked]
 
 # %% ../../nbs/data/12_raw.ipynb #raw18
 class RawReader:
@@ -62,7 +62,9 @@ class RawReader:
         if (found := self.find(sha256)) is None:
             query = "SELECT sha256 FROM raw_objects WHERE sha256 {} :s ORDER BY sha256 {} LIMIT 3"
             near = [query.format(">=", "ASC"), query.format("<", "DESC")]
-            raise not_found("raw object", sha256, (r["sha256"] for q in near for r in self._registry.rows(q, s=sha256)))
+            raise not_found(
+                "raw object", sha256, (r["sha256"] for q in near for r in self._registry.rows(q, s=sha256))
+            )
         if found.deleted_ns is not None:
             raise NotFound(f"raw object {sha256} ({found.name}) was deleted on {day(found.deleted_ns)}")
         return found
@@ -225,7 +227,9 @@ class RawKeeper(RawOpener):
         """Write the ledger entry, claim the version, and then write the rows, each once."""
         row = asdict(made) | {"held": int(made.held)}
         said = {k: v for k, v in row.items() if not k.startswith("put_") and k not in ("held", "deleted_ns")}
-        self._door.once("object", {"subject": f"raw:{made.sha256}", "table": made.table_name, **said}, context=context)
+        self._door.once(
+            "object", {"subject": f"raw:{made.sha256}", "table": made.table_name, **said}, context=context
+        )
         number = self._versions.claim(made.table_name, name, made.sha256, context=context)
         named = {
             "table_name": made.table_name, "name": name, "version": number, "sha256": made.sha256,

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -78,13 +78,14 @@ class _Journal:
                 elif word == "broken\n":
                     self.broken, self.last = (*self.broken, sha256), sha256
 
-    def open(self, scope: str) -> TextIO:
+    @contextmanager
+    def writing(self, scope: str) -> Iterator[TextIO]:
         """Go on writing, or begin."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_TRUNC if self.last is None else os.O_APPEND
-        file = open(os.open(self.path, flags, 0o600), "w", encoding="utf-8")
-        file.write(f"{scope}\n" if self.last is None else "\n")
-        return file
+        with open(os.open(self.path, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(f"{scope}\n" if self.last is None else "\n")
+            yield file
 
 # %% ../../nbs/data/28_rehash.ipynb #reh11
 def _ahead[T](
@@ -126,7 +127,7 @@ def rehash(
             known.read(table or "everything")
         count = {"objects": 0, "bytes": 0, "unread": 0}
         broken: list[Finding] = []
-        with known.open(table or "everything") as file:
+        with known.writing(table or "everything") as file:
             for found, finding in _ahead(zone.check, _left(zone, known, table), workers):
                 count["objects"] += 1
                 count["bytes"] += found.cipher_bytes

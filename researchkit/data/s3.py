@@ -60,7 +60,9 @@ class Parts(io.RawIOBase):
 
     def __init__(
         self,
-        send: Callable[[int, bytes, bytes], str],  # number from 1, bytes, and their MD5; returns the server's tag
+        send: Callable[
+            [int, bytes, bytes], str
+        ],  # number from 1, bytes, and their MD5; returns the server's tag
         size: int = PART,
     ) -> None:
         super().__init__()
@@ -126,7 +128,9 @@ class Resuming(io.RawIOBase):
 
     def __init__(
         self,
-        ask: Callable[[int], tuple[BinaryIO, int]],  # where to begin; returns the rest, and the size of the whole
+        ask: Callable[
+            [int], tuple[BinaryIO, int]
+        ],  # where to begin; returns the rest, and the size of the whole
         what: str,  # for the message
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -216,7 +220,9 @@ class _Bucket:
         what, server = f"bucket {self.bucket}", self._client
         with saying(what):
             if server.get_bucket_versioning(Bucket=self.bucket).get("Status") != "Enabled":
-                raise WorkspaceError(f"{what} has no versioning; make one with Object Lock, it cannot be added later")
+                raise WorkspaceError(
+                    f"{what} has no versioning; make one with Object Lock, it cannot be added later"
+                )
             rule = self._lock_rule()
         if not self.retention_days and rule.get("Mode") != "COMPLIANCE":
             raise WorkspaceError(
@@ -277,7 +283,7 @@ class _Reading(_Bucket):
 class _Writing(_Reading):
     """How objects get into the bucket."""
 
-    def publish(self, name: str, write: Callable[[BinaryIO], object], *, until_ns: int = 0) -> Stored:
+    def _written(self, name: str, write: Callable[[BinaryIO], object], until_ns: int) -> Stored:
         """Keep what `write` pushes as a new version; `IntegrityError` unless the server has exactly that."""
         upload: list[str] = []
 
@@ -303,7 +309,6 @@ class _Writing(_Reading):
                 self._abort(name, upload)
                 raise
             version = self._confirmed(name, expected_tag(parts.digests), digest.bytes)
-            self.retain(name, version, until_ns=until_ns)  # some servers forget it for parts
             return Stored(version, digest.bytes, digest.hex())
 
     def _put(self, name: str, whole: bytes, until_ns: int) -> None:
@@ -337,7 +342,9 @@ class _Writing(_Reading):
         """The version that holds what was sent; raises unless the server says so."""
         found = self._head(name)
         if found is None or (found["ETag"].strip('"'), found["ContentLength"]) != (tag, size):
-            raise IntegrityError(f"{self._words(name)}: the server does not have the {size} bytes that were sent")
+            raise IntegrityError(
+                f"{self._words(name)}: the server does not have the {size} bytes that were sent"
+            )
         return str(found["VersionId"])
 
     def _abort(self, name: str, upload: list[str]) -> None:
@@ -365,6 +372,12 @@ def _locked_until(until_ns: int) -> dict[str, Any]:
 class S3Store(_Writing):
     """Objects in a bucket with versioning and Object Lock."""
 
+    def publish(self, name: str, write: Callable[[BinaryIO], object], *, until_ns: int = 0) -> Stored:
+        """Keep what `write` pushes, until its date; raises unless the server confirms both."""
+        kept = self._written(name, write, until_ns)
+        self.retain(name, kept.version, until_ns=until_ns)  # some servers forget it for parts
+        return kept
+
     def retain(self, name: str, version: str = "", *, until_ns: int = 0) -> None:
         """Make it stay at least until then; never shortens."""
         wanted = _ns(_when(until_ns))
@@ -376,7 +389,9 @@ class S3Store(_Writing):
             self._server.put_object_retention(**self._of(name, version), Retention=rule)
         reached("hold", "after")
         if self._until(name, version) < wanted:
-            raise WorkspaceError(f"{self._words(name)}: the server did not take the date until which it must stay")
+            raise WorkspaceError(
+                f"{self._words(name)}: the server did not take the date until which it must stay"
+            )
 
     def _until(self, name: str, version: str) -> int:
         """The date that the server enforces."""

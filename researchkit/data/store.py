@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from .digests import CHUNK, Digest, HashingWriter
+from .digests import Digest, HashingWriter
 from ..errors import AccessDenied, IntegrityError, SettingsError
 from researchkit.security.durable import (
     is_immutable,
@@ -118,7 +118,7 @@ def open_plainly(
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise IntegrityError(f"{name} in {folder.name}/ is not a plain file")
-    return open(file, "rb", buffering=CHUNK)
+    return cast(BinaryIO, open(file, "rb", buffering=0))  # readers above ask for large pieces
 
 # %% ../../nbs/data/23_store.ipynb #sto15
 @dataclass(frozen=True)
@@ -146,7 +146,9 @@ def _rule(folder: Path, name: str) -> _Rule:
 def _write_rule(folder: Path, name: str, rule: _Rule) -> None:
     """Put the rule in its place, durably."""
     content = json.dumps({"until_ns": rule.until_ns, "held": rule.held}) + "\n"
-    write_over(make_folder((folder / "holds" / name).parent) / name.rpartition("/")[2], content.encode(), site="hold")
+    place = make_folder((folder / "holds" / name).parent)
+    sweep_temporary(place)
+    write_over(place / name.rpartition("/")[2], content.encode(), site="hold")
 
 # %% ../../nbs/data/23_store.ipynb #sto17
 class FileStore:

@@ -255,11 +255,19 @@ def demo(
             runs={name: d.run for name, d in done.items()},
             notebooks={name: d.archived for name, d in done.items()},
             denied=_denied(ws, of.table),
-            ledger=f"{head.entries:,} entries, chain intact",
+            ledger=f"{_ledger_place(ws)} ({head.entries:,} entries, chain intact)",
             checkpoint=ws.ledger.checkpoint(),
         )
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo19
+def _ledger_place(ws: Workspace) -> str:
+    """Where the ledger lies, for people."""
+    from researchkit.settings import address_of, path_of
+
+    local = address_of(ws.settings, "ledger_url").scheme == "sqlite"
+    return str(path_of(ws.settings, "ledger_url")) if local else ws.ledger.name
+
+
 def next_commands(
     workspace: Path,
     *,
@@ -312,7 +320,7 @@ def _places(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "the last one", str(root / "archive" / outcome.notebooks["campaign"])
     yield "results", str(root / "warehouse.db")
     yield "MLflow", str(root / "mlflow.db")
-    yield "ledger", f"{root / 'ledger.db'} ({outcome.ledger})"
+    yield "ledger", outcome.ledger
 
 # %% ../../nbs/operations/03_demo.ipynb #dmo23
 def present(outcome: Outcome) -> None:

@@ -85,7 +85,9 @@ def _size(path: Path) -> int | None:
 def _objects(ws: Workspace, keys: tuple[str, ...]) -> Iterator[Item]:
     """List the raw objects, and those of others that share rows with them."""
     for row in _asked(ws, _OBJECTS, keys):
-        yield Item("raw object", row["name"], row["sha256"], row["cipher_bytes"], UNREADABLE)
+        gone = row["deleted_ns"] is not None
+        fate, size = (KEPT, None) if gone else (UNREADABLE, row["cipher_bytes"])
+        yield Item("raw object", row["name"], row["sha256"], size, fate)
     for row in _asked(ws, _SHARED, keys):
         if row["key_name"] not in keys:
             words = f"{row['name']} of licence {row['key_name']}: {row['rows']:,} rows"
@@ -160,7 +162,7 @@ def _folder(archive: Path, row: Mapping[str, Any]) -> Path:
     """The archive's folder of one trial."""
     from researchkit.experiments.storing import day_of
 
-    return archive / f"{day_of(row['started_ns']):%Y/%m/%d}" / row["job"] / row["id"]
+    return archive / f"{day_of(row['started_ns']):%Y/%m/%d}" / str(row["job"]) / str(row["id"])
 
 
 def _left_behind(ws: Workspace, trials: Iterable[str]) -> Iterator[Item]:

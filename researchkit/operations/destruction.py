@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ..context import parse_table
-from ..errors import AccessDenied, WorkspaceError
-from .derived import REMOVED, by_kind, keys_of, what_ends
+from ..errors import AccessDenied, IntegrityError, NotFound, WorkspaceError
+from .derived import REMOVED, UNREADABLE, by_kind, keys_of, what_ends
 from .endings import BEGUN, ENDED, lines, listed, place, stands
 from ..security.durable import reached
 
@@ -42,17 +42,21 @@ def _refuse_at_work(ws: Workspace) -> None:
 
 def _refuse_held(ws: Workspace, ends: pl.DataFrame) -> None:
     """Raise `AccessDenied` for an object that is under a hold."""
-    for sha256, name in ends.filter(kind="raw object").select("id", "name").iter_rows():
-        if getattr(ws.raw.record(sha256), "held", False):
+    for sha256, name in ends.filter(kind="raw object", becomes=UNREADABLE).select("id", "name").iter_rows():
+        if ws.raw.custody(sha256).held:
             raise AccessDenied(
                 f"raw object {name} is under a hold, and a hold keeps it readable: release it first, with a reason"
             )
 
 
-def _ask(ws: Workspace, ends: pl.DataFrame) -> None:
-    """Ask policy for every table."""
-    for table in ends.filter(kind="lake table")["id"].to_list():
-        ws.door.ask("delete", parse_table(table), context=ws.context)
+def _ask(ws: Workspace, licence: str, keys: Sequence[str]) -> None:
+    """Ask policy for every table that was bought under these keys, or for the licence's name if there is none."""
+    query = "SELECT DISTINCT table_name FROM raw_objects WHERE key_name = :k"
+    tables = sorted({row["table_name"] for key in keys for row in ws.registry.rows(query, k=key)})
+    for table in tables:
+        ws.door.ask("delete", parse_table(table), context=ws.context, retained=False, held=False)
+    if not tables:
+        ws.policy.require(ws.principal, "delete", licence, retained=False, held=False)
 
 # %% ../../nbs/operations/07_destruction.ipynb #des08
 def _announce(ws: Workspace, licence: str, keys: Sequence[str], ends: pl.DataFrame) -> Entry:
@@ -208,10 +212,10 @@ def destroy_licence(
         standing = _standing(ws, ends)
         if begun and over and standing.is_empty() and set(keys) <= set(ws.keys.destroyed()):
             return _outcome(licence, begun, over)
-        _refuse_at_work(ws)
+        _ask(ws, licence, keys)
         _refuse_held(ws, ends)
-        _ask(ws, ends)
-        if begun is None or over or not _covers(listed(ws, begun), standing):
+        _refuse_at_work(ws)
+        if begun is None or over or not _covers(ws, begun, standing):
             begun = _announce(ws, licence, keys, ends)
         _remove(ws, pl.concat([listed(ws, begun), ends]).unique(["kind", "id"], maintain_order=True))
         for key in keys:
@@ -222,6 +226,9 @@ def destroy_licence(
         )
 
 
-def _covers(listed: pl.DataFrame, standing: pl.DataFrame) -> bool:
-    """Whether a list names everything that is still there."""
-    return standing.join(listed, on=["kind", "id"], how="anti").is_empty()
+def _covers(ws: Workspace, begun: Entry, standing: pl.DataFrame) -> bool:
+    """Whether a list is what it was, and names everything that is still there."""
+    try:
+        return standing.join(listed(ws, begun), on=["kind", "id"], how="anti").is_empty()
+    except (IntegrityError, NotFound):
+        return False

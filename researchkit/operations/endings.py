@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..context import parse_table
+from ..errors import ResearchKitError
 from ..experiments.evidence import Link
 from ..settings import path_of
 
@@ -73,7 +74,7 @@ def stands(ws: Workspace, kind: str, name: str) -> bool:
     return place(ws, kind, name).exists()
 
 # %% ../../nbs/operations/06_endings.ipynb #end10
-_ABSENT = re.compile(r"no archived file|is missing|^no equity|is not at hand")
+_ABSENT = re.compile(r"no archived file|is missing|^no equity|is not at hand|was deleted on")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,17 @@ class _Ending:
         return f"is ending with licence '{self.licence}', ledger entry {self.begun}, which was not finished: {again}"
 
 
-def _endings(ws: Workspace) -> list[_Ending]:
-    """Read every end of a licence that the ledger knows."""
+def _endings(ws: Workspace) -> tuple[list[_Ending], list[Link]]:
+    """Read every end of a licence that the ledger knows, and say which lists are not what they were."""
     over = {e.body["begun"] for e in lines(ws, ENDED)}
-    return [
-        _Ending(str(e.subject).partition(":")[2], e.seq, e.seq in over, listed(ws, e))
-        for e in lines(ws, BEGUN)
-    ]
+    found, broken = [], []
+    for line in lines(ws, BEGUN):
+        licence = str(line.subject).partition(":")[2]
+        try:
+            found.append(_Ending(licence, line.seq, line.seq in over, listed(ws, line)))
+        except ResearchKitError as e:
+            broken.append(Link("licence", licence, False, str(e), line.body["list"]["sha256"]))
+    return found, broken
 
 
 def ended_with(
@@ -107,7 +112,7 @@ def ended_with(
     trial: str,  # its id
 ) -> str | None:  # None: what it left is still there
     """Say with which licence the results of a trial ended."""
-    named = [e for e in _endings(ws) if not e.ends.filter(kind="trial", id=trial).is_empty()]
+    named = [e for e in _endings(ws)[0] if not e.ends.filter(kind="trial", id=trial).is_empty()]
     return named[-1].words if named else None
 
 # %% ../../nbs/operations/06_endings.ipynb #end11
@@ -131,6 +136,8 @@ def _things(ws: Workspace, link: Link, ends: pl.DataFrame) -> list[tuple[str, st
 
 def _explain(ws: Workspace, link: Link, endings: Sequence[_Ending]) -> Link:
     """Say of one link with which licence it ended, if it did."""
+    if link.kind == "raw object" and (said := ws.ledger.entries("delete", subject=f"raw:{link.expected}")):
+        return replace(link, ok=True, words=f"deleted by a custodian, ledger entry {said[-1].seq}")
     for ending in endings[::-1]:
         named = _things(ws, link, ending.ends)
         listed = [t for t in named if not ending.ends.filter(kind=t[0], id=t[1]).is_empty()]
@@ -143,8 +150,10 @@ def _explain(ws: Workspace, link: Link, endings: Sequence[_Ending]) -> Link:
 def explained(
     ws: Workspace,
     links: Sequence[Link],  # from a walk of the evidence
-) -> list[Link]:  # the same links; those that ended with a licence hold and say so
+) -> list[
+    Link
+]:  # the same; those that ended with a licence hold and say so; a list that was changed is one more
     """Tell what a licence ended from what is broken."""
     puzzling = [link for link in links if _ABSENT.search(link.words)]
-    endings = _endings(ws) if puzzling else []
-    return [_explain(ws, link, endings) if endings and link in puzzling else link for link in links]
+    endings, broken = _endings(ws) if puzzling else ([], [])
+    return [_explain(ws, link, endings) if link in puzzling else link for link in links] + broken

@@ -154,6 +154,16 @@ def _by_kind(mount: Mount) -> Volume | None:
         return Volume("plain", "zfs, encryption off") if said == "off" else Volume("encrypted", f"zfs {said}")
     return None
 
+# %% ../../nbs/operations/12_volumes.ipynb #vol202
+def _devices(mount: Mount, sys: Path) -> list[str]:  # "254:0"; empty when they cannot be found
+    """The device numbers of a mount."""
+    if not mount.device.startswith("0:"):
+        return [mount.device]
+    name = Path(mount.source).resolve().name  # "dm-0" of /dev/mapper/desk
+    pools = (sys / "fs" / "btrfs").glob("*/devices") if mount.kind == "btrfs" else []
+    members = [member for pool in pools if (pool / name).exists() for member in sorted(pool.iterdir())]
+    return [_word(member / "dev") for member in members]
+
 # %% ../../nbs/operations/12_volumes.ipynb #vol21
 PLAIN = "no encryption that this system can see (a drive's or a hypervisor's own is invisible from here)"
 
@@ -181,7 +191,7 @@ class System:
 
     def _block(self, mount: Mount, deep: int) -> Volume:
         """What lies under a mount that has a block device."""
-        nodes = [self.sys / "dev" / "block" / number for number in self._devices(mount)]
+        nodes = [self.sys / "dev" / "block" / number for number in _devices(mount, self.sys)]
         if not nodes or not all(node.exists() for node in nodes):
             return Volume("unknown", f"{mount.kind} on {mount.source}: its device is not shown in /sys")
 
@@ -196,19 +206,6 @@ class System:
             if all(found)
             else Volume("plain", f"{words}: {PLAIN}")
         )
-
-    def _devices(self, mount: Mount) -> list[str]:
-        """The device numbers of a mount; btrfs hides its own and may have several."""
-        if not mount.device.startswith("0:"):
-            return [mount.device]
-        name = Path(mount.source).resolve().name  # "dm-0" of /dev/mapper/desk
-        pools = (self.sys / "fs" / "btrfs").glob("*/devices") if mount.kind == "btrfs" else []
-        return [
-            _word(member / "dev")
-            for pool in pools
-            if (pool / name).exists()
-            for member in sorted(pool.iterdir())
-        ]
 
 # %% ../../nbs/operations/12_volumes.ipynb #vol25
 def swaps(

@@ -118,9 +118,9 @@ def _login_of(path: Path) -> dict[str, str]:
         form = '{"role_id": "…", "secret_id": "…"}'
         raise SecretUnavailable(f"the login to the vault: {path.name} must hold {form}") from None
 
-# %% ../../nbs/security/21_approle.ipynb #apr17
-class Line:
-    """The line to a server, with a token that is good."""
+# %% ../../nbs/security/21_approle.ipynb #apr17a
+class _Login:
+    """A client with a token that is good."""
 
     def __init__(
         self,
@@ -138,6 +138,66 @@ class Line:
         self._client: hvac.Client | None = None
         self._lease: Lease | None = None
         self._process = 0
+
+    def _ready(self, what: str) -> hvac.Client:
+        """The client, logged in."""
+        if self._client is None or self._process != os.getpid():
+            self._client = _new_client(self._address, self._ca, self._timeout)
+            self._lease, self._process = None, os.getpid()
+        now = self._clock()
+        if self._lease is None or self._lease.over(now):
+            return self._logged_in(what)
+        if self._lease.due(now):
+            return self._prolonged(what, self._lease)
+        return self._client
+
+    def _prolonged(self, what: str, lease: Lease) -> hvac.Client:
+        """The client with a longer lease, or with another."""
+        from hvac.exceptions import VaultError
+
+        client, now = cast("hvac.Client", self._client), self._clock()
+        if not lease.renewable:
+            return self._logged_in(what)
+        try:
+            self._lease = lease_of(client.auth.token.renew_self()["auth"], now, whole=lease.whole)
+        except VaultError:
+            return self._logged_in(what)
+        except Exception as e:
+            raise self._failed(what, e) from None
+        return self._logged_in(what) if self._lease.worn() else client
+
+    def _logged_in(self, what: str) -> hvac.Client:
+        """The client with a fresh token."""
+        from hvac.exceptions import Forbidden, InvalidRequest
+
+        client, now = cast("hvac.Client", self._client), self._clock()
+        client.token, self._lease = "", None
+        try:
+            answer = self._said(what, client.auth.approle.login(**_login_of(self._login), use_token=False))
+        except (InvalidRequest, Forbidden):
+            why = f"the role in {self._login.name} or its secret_id is wrong, expired or revoked"
+            raise SecretUnavailable(f"vault {self.where} refuses the login: {why} ({what})") from None
+        except Exception as e:
+            raise self._failed(what, e) from None
+        self._lease = lease_of(answer["auth"], now)
+        client.token = self._lease.token.reveal()
+        return client
+
+    def _said(self, what: str, answer: Any) -> Any:
+        """Refuse an answer that points elsewhere."""
+        if 300 <= getattr(answer, "status_code", 200) < 400:
+            why = "points elsewhere, and no redirect is followed: name the active server"
+            raise SecretUnavailable(f"vault {self.where} {why} ({what})")
+        return answer
+
+    def _failed(self, what: str, error: Exception) -> Exception:
+        """Our error for one of the client's."""
+        words = trouble(error := _cause(error))
+        return error if words is None else SecretUnavailable(f"vault {self.where} {words} ({what})")
+
+# %% ../../nbs/security/21_approle.ipynb #apr17
+class Line(_Login):
+    """The line to a server, with a token that is good."""
 
     def __repr__(self) -> str:
         """Say where it is."""
@@ -197,62 +257,6 @@ class Line:
         return tuple(
             piece for text in (*held, _login_of(self._login)["secret_id"]) for piece in pieces_of_text(text)
         )
-
-    def _said(self, what: str, answer: Any) -> Any:
-        """Refuse an answer that points elsewhere."""
-        if 300 <= getattr(answer, "status_code", 200) < 400:
-            why = "points elsewhere, and no redirect is followed: name the active server"
-            raise SecretUnavailable(f"vault {self.where} {why} ({what})")
-        return answer
-
-    def _failed(self, what: str, error: Exception) -> Exception:
-        """Our error for one of the client's."""
-        words = trouble(error := _cause(error))
-        return error if words is None else SecretUnavailable(f"vault {self.where} {words} ({what})")
-
-    def _ready(self, what: str) -> hvac.Client:
-        """The client, logged in."""
-        if self._client is None or self._process != os.getpid():
-            self._client = _new_client(self._address, self._ca, self._timeout)
-            self._lease, self._process = None, os.getpid()
-        now = self._clock()
-        if self._lease is None or self._lease.over(now):
-            return self._logged_in(what)
-        if self._lease.due(now):
-            return self._prolonged(what, self._lease)
-        return self._client
-
-    def _prolonged(self, what: str, lease: Lease) -> hvac.Client:
-        """The client with a longer lease, or with another."""
-        from hvac.exceptions import VaultError
-
-        client, now = cast("hvac.Client", self._client), self._clock()
-        if not lease.renewable:
-            return self._logged_in(what)
-        try:
-            self._lease = lease_of(client.auth.token.renew_self()["auth"], now, whole=lease.whole)
-        except VaultError:
-            return self._logged_in(what)
-        except Exception as e:
-            raise self._failed(what, e) from None
-        return self._logged_in(what) if self._lease.worn() else client
-
-    def _logged_in(self, what: str) -> hvac.Client:
-        """The client with a fresh token."""
-        from hvac.exceptions import Forbidden, InvalidRequest
-
-        client, now = cast("hvac.Client", self._client), self._clock()
-        client.token, self._lease = "", None
-        try:
-            answer = self._said(what, client.auth.approle.login(**_login_of(self._login), use_token=False))
-        except (InvalidRequest, Forbidden):
-            why = f"the role in {self._login.name} or its secret_id is wrong, expired or revoked"
-            raise SecretUnavailable(f"vault {self.where} refuses the login: {why} ({what})") from None
-        except Exception as e:
-            raise self._failed(what, e) from None
-        self._lease = lease_of(answer["auth"], now)
-        client.token = self._lease.token.reveal()
-        return client
 
 
 def _cause(error: Exception) -> Exception:

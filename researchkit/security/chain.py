@@ -88,7 +88,9 @@ def entry_of(
         raise IntegrityError(f"ledger entry {seq}: hash differs, {why}")
     what = _mapping(seq, body)
     if what.get("subject") != subject:
-        raise IntegrityError(f"ledger entry {seq} is filed under {subject!r} and speaks of {what.get('subject')!r}")
+        raise IntegrityError(
+            f"ledger entry {seq} is filed under {subject!r} and speaks of {what.get('subject')!r}"
+        )
     return Entry(seq, ts, kind, what, _mapping(seq, context), prev, found)
 
 

@@ -27,14 +27,15 @@ from .shelves import Shelf, add, last_entry, leaves
 from .signing import Signer
 
 # %% auto #0
-__all__ = ['keys_of', 'name_of', 'tree_of', 'sign_head', 'notes', 'note_at', 'Witness', 'Signed', 'hand_over', 'believed']
+__all__ = ['keys_of', 'name_of', 'tree_of', 'sound_tree', 'sign_head', 'notes', 'note_at', 'Witness', 'Signed', 'hand_over',
+           'believed']
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt06
 def keys_of(
     signer: Signer,
 ) -> tuple[str, ...]:  # every public key that ever signed, oldest first
     """The keys that a ledger's checkpoints may be signed with."""
-    return getattr(signer, "trusted", ()) or (signer.public_hex,)
+    return signer.trusted or (signer.public_hex,)
 
 
 def name_of(
@@ -47,17 +48,40 @@ def name_of(
 def tree_of(
     shelf: Shelf,
     fresh: list[Node] | None = None,  # new nodes are put here; default: thrown away
+    *,
+    believe: int | None = None,  # kept nodes are read up to so many entries; default: all
 ) -> Tree:
     """The Merkle tree over a ledger."""
 
     def node(level: int, place: int) -> bytes | None:
         """A node that was kept."""
+        if believe is not None and (place + 1) << level > believe:
+            return None
         query = sa.text("SELECT hash FROM nodes WHERE level = :level AND place = :place")
         found = shelf.read(lambda c: c.execute(query, {"level": level, "place": place}).scalar())
         return None if found is None else bytes(found)
 
     kept: list[Node] = [] if fresh is None else fresh
     return Tree(lambda lo, hi: leaves(shelf, lo, hi), node, kept.extend)
+
+# %% ../../nbs/security/42_checkpoints.ipynb #cpt082
+def sound_tree(
+    shelf: Shelf,
+    fresh: list[Node] | None = None,  # new nodes are put here
+) -> Tree:  # IntegrityError when the entries are not those of the last checkpoint
+    """The tree over a ledger, as far as it agrees with the last checkpoint."""
+    query = "SELECT text FROM checkpoints ORDER BY seq DESC LIMIT 1"
+    text = shelf.read(lambda c: c.exec_driver_sql(query).scalar())
+    if text is None or text.startswith("{"):
+        return tree_of(shelf, fresh, believe=0)
+    mark = read_checkpoint(split_note(text)[0])
+    for size in (mark.size, 0):
+        tree = tree_of(shelf, fresh, believe=size)
+        if tree.root(mark.size) == mark.root:
+            return tree
+    raise IntegrityError(
+        f"ledger entries 1 to {mark.size}: not what was signed, history was rewritten; nothing is signed"
+    )
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt10
 def sign_head(
@@ -71,7 +95,7 @@ def sign_head(
     if (known := note_at(shelf, head.seq)) is not None:
         return head.seq, known
     nodes: list[Node] = []
-    mark = Checkpoint(name_of(signer), head.seq, tree_of(shelf, nodes).grow(head.seq))
+    mark = Checkpoint(name_of(signer), head.seq, sound_tree(shelf, nodes).grow(head.seq))
     note = sign_note(mark.text, mark.origin, signer)
 
     def keep(connection: sa.Connection) -> None:
@@ -117,7 +141,9 @@ def note_at(
     def fetch(connection: sa.Connection) -> str | None:
         """Both tables at one moment."""
         found = connection.execute(text, {"seq": seq}).scalar()
-        return None if found is None else _with(found, connection.execute(lines, {"seq": seq}).scalars().all())
+        return (
+            None if found is None else _with(found, connection.execute(lines, {"seq": seq}).scalars().all())
+        )
 
     return shelf.read(fetch)
 
@@ -166,12 +192,16 @@ def hand_over(
         return Signed(note, size, False, "there is no witness: it protects once somebody keeps it elsewhere")
     if check_cosignature(note, witness.name, witness.key) is None:
         try:
-            line = witness.submit(note, tree_of(shelf).consistency)
+            line = witness.submit(note, sound_tree(shelf).consistency)
         except WorkspaceError as e:
-            return Signed(note, size, False, f"not countersigned: {e}; the next checkpoint hands it over again")
+            return Signed(
+                note, size, False, f"not countersigned: {e}; the next checkpoint hands it over again"
+            )
         note = add_signature(note, line)
         if check_cosignature(note, witness.name, witness.key) is None:
-            raise IntegrityError(f"witness {witness.name}: what it answered is not its signature of this checkpoint")
+            raise IntegrityError(
+                f"witness {witness.name}: what it answered is not its signature of this checkpoint"
+            )
         shelf.write(
             lambda c: add(c, shelf.dialect, "cosignatures", [(size, line)]),
             site="checkpoint",

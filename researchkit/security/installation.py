@@ -94,7 +94,9 @@ def _statements() -> Iterator[str]:
 
 def install(
     url: str,  # postgresql://HOST:PORT/DATABASE?ca=FILE
-    admin: Mapping[str, Secret],  # "user" and "password" of somebody who may create roles and owns the database
+    admin: Mapping[
+        str, Secret
+    ],  # "user" and "password" of somebody who may create roles and owns the database
     writer: Mapping[str, Secret],  # "user" and "password" that the ledger shall be written with
 ) -> str:  # what was done, one sentence
     """Set up the ledger on a server, or renew its writer; AccessDenied when the administrator may not."""
@@ -113,7 +115,9 @@ def install(
         else:
             done = "installed" if fresh else "found as it was"
             return f"ledger at {server.host}:{server.port}: {done}, '{name}' may read and add"
-    raise WorkspaceError(f"ledger at {server.host}:{server.port} was not installed, nothing was changed: {words}")
+    raise WorkspaceError(
+        f"ledger at {server.host}:{server.port} was not installed, nothing was changed: {words}"
+    )
 
 # %% ../../nbs/security/44_installation.ipynb #ins12
 def _create(connection: psycopg.Connection[Any]) -> bool:
@@ -122,7 +126,9 @@ def _create(connection: psycopg.Connection[Any]) -> bool:
     if there is not None and there[0] is not None:
         found = connection.execute(f"SELECT max(number) FROM {SCHEMA}.revision").fetchone()
         if found != (REVISION,):
-            raise WorkspaceError(f"the ledger there is at another revision than {REVISION}; nothing was changed")
+            raise WorkspaceError(
+                f"the ledger there is at another revision than {REVISION}; nothing was changed"
+            )
         return False
     if connection.execute(f"SELECT 1 FROM pg_roles WHERE rolname = '{OWNER}'").fetchone() is None:
         connection.execute(f"CREATE ROLE {OWNER} NOLOGIN")
@@ -178,10 +184,14 @@ _CHECK_CALL = f"""SELECT oid::regprocedure::text FROM pg_proc WHERE proname = 'b
 # %% ../../nbs/security/44_installation.ipynb #ins14
 def check_server(connection: sa.Connection, name: str) -> None:
     """Raise an `IntegrityError` where the server is not as it was installed."""
-    connection.exec_driver_sql("SET LOCAL search_path = pg_catalog, pg_temp")  # so that names come out in full
+    connection.exec_driver_sql(
+        "SET LOCAL search_path = pg_catalog, pg_temp"
+    )  # so that names come out in full
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         if connection.exec_driver_sql(f"SHOW {setting}").scalar() == "off":
-            raise IntegrityError(f"ledger {name}: the server runs with {setting} = off and can lose what it acknowledged")
+            raise IntegrityError(
+                f"ledger {name}: the server runs with {setting} = off and can lose what it acknowledged"
+            )
     query = f"""SELECT relname FROM pg_class WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind = 'r'
         AND NOT relhasrules AND NOT relrowsecurity AND relpersistence = 'p'"""
     plain = set(connection.exec_driver_sql(query).scalars())
@@ -202,14 +212,18 @@ def _check_guards(connection: sa.Connection, name: str) -> None:
         if place not in there:
             raise IntegrityError(f"ledger {name}: trigger {trigger} was removed, so lines could be changed")
         if there[place] != (text, "A"):
-            raise IntegrityError(f"ledger {name}: trigger {trigger} was switched off or replaced, so lines could be changed")
+            raise IntegrityError(
+                f"ledger {name}: trigger {trigger} was switched off or replaced, so lines could be changed"
+            )
     if more := sorted(set(there) - set(guards())):
         raise IntegrityError(f"ledger {name}: trigger {more[0]} was not installed with it")
     query = f"SELECT proname, prosrc FROM pg_proc WHERE pronamespace = '{SCHEMA}'::regnamespace"
     bodies = {row[0]: row[1] for row in connection.exec_driver_sql(query)}
     for function, source in FUNCTIONS.items():
         if bodies.get(function) != source:
-            raise IntegrityError(f"ledger {name}: function {function} was replaced, so lines could be changed")
+            raise IntegrityError(
+                f"ledger {name}: function {function} was replaced, so lines could be changed"
+            )
 
 
 def _indexes(connection: sa.Connection) -> list[str]:

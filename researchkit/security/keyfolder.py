@@ -27,7 +27,7 @@ from researchkit.security.keysets import (
     wrap,
 )
 from .master import Master, reading, writing
-from .secret import read_private
+from .secret import present, read_private
 from .secrets import FileSecrets, shred
 from .signing import LocalSigner, new_seed, pieces_of_seed, seed_of, signer_of
 
@@ -61,14 +61,14 @@ class Envelopes:
         """Make a key unless it exists already."""
         with writing(self.folder):
             self.master.create()
-            if not self.path(name).is_file():
+            if not present(self.path(name)):
                 envelope = wrap(new_keyset(), self.master.aead(), _bound_to(name))
                 write_once(self.path(name), envelope, site="key", mode=0o600)
 
     def load(self, name: str) -> Handle:
         """Open an envelope, read from its file now."""
         path, words = self.path(name), f"key '{name}'"
-        if not path.is_file():
+        if not present(path):
             raise SecretUnavailable(f"{not_found('key', name, self.names())} (in {self.folder.name}/)")
         self.adopt(path, words)
         with reading(self.folder):
@@ -102,7 +102,7 @@ class Envelopes:
         """Wrap every unwrapped key that was here when wrapping began; the caller holds the lock."""
         self.master.create()
         allowed = self.master.adopts()
-        for path in [p for p in (*map(self.path, self.names()), self.signing) if p.is_file()]:
+        for path in [p for p in (*map(self.path, self.names()), self.signing) if present(p)]:
             data = path.read_bytes()
             if not _is_plain(data) or allowed.get(path.name) != hashlib.sha256(data).hexdigest():
                 continue
@@ -152,9 +152,9 @@ def _bound_to_all(trusted: tuple[str, ...]) -> bytes:
     """What a signing key is bound to."""
     return f"researchkit signer ledger {' '.join(trusted)}".encode()
 
-# %% ../../nbs/security/28_keyfolder.ipynb #kfo13
-class FileShelf:
-    """Data keys and the signing key in a folder."""
+# %% ../../nbs/security/28_keyfolder.ipynb #kfo13a
+class _Living:
+    """The data keys that have not been destroyed."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class FileShelf:
 
     def exists(self, name: str) -> bool:
         """Say whether there is a file; it may still be unreadable."""
-        return self._envelopes.path(name).is_file()
+        return present(self._envelopes.path(name))
 
     def create(self, name: str) -> None:
         """Make a key unless it exists already."""
@@ -193,61 +193,24 @@ class FileShelf:
 
     def _must_live(self, name: str) -> None:
         """Refuse a key that was destroyed."""
-        if (self.folder / "destroyed" / f"{data_key_name(name)}.json").is_file():
+        if present(self.folder / "destroyed" / f"{data_key_name(name)}.json"):
             raise gone(name, self.destroyed()[name])
 
-    def rewrap(self, name: str | None) -> None:
-        """Wrap one key, or everything, under the key that is in front; then earlier ones are forgotten."""
-        with writing(self.folder):
-            self._rewrap(name)
-
-    def _rewrap(self, name: str | None) -> None:
-        """The same; the caller holds the lock."""
-        self._envelopes.adopt_all()
-        for each in self.names() if name is None else [name]:
-            self._envelopes.rewrap(each)
-        if name is not None:
-            return
-        if self._envelopes.signing.is_file():
-            self._write_signer(*self._read_signer())
-        self._secrets.rewrap()
-        self.master.forget()
-
-    def rotate(self, name: str | None) -> None:
-        """Put a new master key in front and rewrap."""
-        with writing(self.folder):
-            self._envelopes.adopt_all()
-            self.master.rotate()
-            self._rewrap(name)
-
-    def destroy(self, name: str) -> None:
-        """End a key for ever; asked again it finishes what was begun."""
-        path = self._envelopes.path(name)
-        tombstone = self.folder / "destroyed" / path.name
-        with writing(self.folder):
-            if not path.is_file() and not tombstone.is_file():
-                raise SecretUnavailable(f"{not_found('key', name, self.names())} (in {self.folder.name}/)")
-            self.master.create()
-            if not tombstone.is_file():
-                make_folder(tombstone.parent, mode=0o700)
-                write_once(tombstone, json.dumps({"destroyed_ns": self._clock()}).encode(), site="shred")
-            if path.is_file():
-                shred(path)
-            self._envelopes.adopt_all()
-            self.master.rotate()
-            self._rewrap(None)
+# %% ../../nbs/security/28_keyfolder.ipynb #kfo13b
+class _Signing(_Living):
+    """The signing key beside them."""
 
     def signer(self) -> LocalSigner:
         """The key that signs the ledger, made on first use."""
         path, public = self._envelopes.signing, self._public()
-        if not path.is_file():
-            if public.is_file():
+        if not present(path):
+            if present(public):
                 raise SecretUnavailable(
                     f"the ledger's signing key: {path.name} is gone, restore it from a backup"
                 )
             with writing(self.folder):
                 self.master.create()
-                if not path.is_file():
+                if not present(path):
                     self._write_signer(signer_of(seed := new_seed()), seed)
         self._envelopes.adopt(path, "the ledger's signing key")
         with reading(self.folder):
@@ -269,7 +232,7 @@ class FileShelf:
     def _publish(self, signer: LocalSigner) -> None:
         """Write down the public keys, oldest first, unless they stand there."""
         lines = "".join(f"{key}\n" for key in signer.trusted).encode()
-        if not self._public().is_file() or self._public().read_bytes() != lines:
+        if not present(self._public()) or self._public().read_bytes() != lines:
             write_over(self._public(), lines, site="key", mode=0o444)
 
     def _read_signer(self) -> tuple[LocalSigner, bytes]:
@@ -282,10 +245,55 @@ class FileShelf:
         data = sealed_signer(self.master, signer, seed)
         write_over(self._envelopes.signing, data, site="key", mode=0o600)
 
+# %% ../../nbs/security/28_keyfolder.ipynb #kfo13
+class FileShelf(_Signing):
+    """Data keys and the signing key in a folder."""
+
+    def rewrap(self, name: str | None) -> None:
+        """Wrap one key, or everything, under the key that is in front; then earlier ones are forgotten."""
+        with writing(self.folder):
+            self._rewrap(name)
+
+    def _rewrap(self, name: str | None) -> None:
+        """The same; the caller holds the lock."""
+        self._envelopes.adopt_all()
+        for each in self.names() if name is None else [name]:
+            self._envelopes.rewrap(each)
+        if name is not None:
+            return
+        if present(self._envelopes.signing):
+            self._write_signer(*self._read_signer())
+        self._secrets.rewrap()
+        self.master.forget()
+
+    def rotate(self, name: str | None) -> None:
+        """Put a new master key in front and rewrap."""
+        with writing(self.folder):
+            self._envelopes.adopt_all()
+            self.master.rotate()
+            self._rewrap(name)
+
+    def destroy(self, name: str) -> None:
+        """End a key for ever; asked again it finishes what was begun."""
+        path = self._envelopes.path(name)
+        tombstone = self.folder / "destroyed" / path.name
+        with writing(self.folder):
+            if not present(path) and not present(tombstone):
+                raise SecretUnavailable(f"{not_found('key', name, self.names())} (in {self.folder.name}/)")
+            self.master.create()
+            if not present(tombstone):
+                make_folder(tombstone.parent, mode=0o700)
+                write_once(tombstone, json.dumps({"destroyed_ns": self._clock()}).encode(), site="shred")
+            if present(path):
+                shred(path)
+            self._envelopes.adopt_all()
+            self.master.rotate()
+            self._rewrap(None)
+
     def pieces(self) -> tuple[bytes, ...]:
         """What everything secret here looks like where it leaked."""
         found = [pieces_of_keyset(self.load(name)) for name in self.names()]
-        if self._envelopes.signing.is_file():
+        if present(self._envelopes.signing):
             self.signer()
             with reading(self.folder):
                 found.append(pieces_of_seed(self._read_signer()[1]))

@@ -29,7 +29,7 @@ _all_ = ["Signer", "signed_by"]  # defined elsewhere, at home here too
 _MIB = 1 << 20
 
 # %% auto #0
-__all__ = ['Keyring', 'open_keyring', 'Signer', 'signed_by']
+__all__ = ['KeyNames', 'KeyCare', 'Keyring', 'open_keyring', 'Signer', 'signed_by']
 
 # %% ../../nbs/security/04_keys.ipynb #key13
 class _Opened(io.RawIOBase):
@@ -79,9 +79,9 @@ class _Uncloseable(io.RawIOBase):
         self._sink.write(data)
         return len(data)
 
-# %% ../../nbs/security/04_keys.ipynb #key18
-class Keyring:
-    """The keys of a workspace."""
+# %% ../../nbs/security/04_keys.ipynb #key18a
+class KeyNames:
+    """Which keys there are."""
 
     def __init__(
         self,
@@ -93,8 +93,9 @@ class Keyring:
         self.shelf = FileShelf(place, Master(place, passphrase)) if isinstance(place, Path) else place
 
     def __repr__(self) -> str:
-        """Show names and nothing else."""
-        return f"Keyring({', '.join(self.names()) or 'no keys'})"
+        """Show names and nothing else; nobody is asked."""
+        here = isinstance(self.shelf, FileShelf)
+        return f"Keyring({(', '.join(self.names()) or 'no keys') if here else repr(self.shelf)})"
 
     @property
     def folder(self) -> Path:  # SecretUnavailable at a site: there is none
@@ -120,6 +121,51 @@ class Keyring:
     ) -> None:
         """Make a key unless it exists already; SecretUnavailable when it was destroyed."""
         self.shelf.create(name)
+
+# %% ../../nbs/security/04_keys.ipynb #key18b
+class KeyCare(KeyNames):
+    """What is done with keys over the years."""
+
+    def rewrap(
+        self,
+        name: str | None = None,  # None: every key, and everything else under the master key
+    ) -> None:
+        """Wrap keys anew under the newest key-encryption key; data are not touched."""
+        self.shelf.rewrap(name)
+
+    def rotate(
+        self,
+        name: str | None = None,  # None: every key
+    ) -> None:
+        """Make a new key-encryption key and rewrap; data are not touched."""
+        self.shelf.rotate(name)
+
+    def rotate_signer(self) -> None:
+        """Let a new key sign the ledger; what the earlier one signed is still trusted."""
+        self.shelf.rotate_signer()
+
+    def destroy(
+        self,
+        name: str,
+    ) -> None:  # asked again, it finishes what was begun
+        """End a key for ever: what it encrypted is noise from now on."""
+        self.shelf.destroy(name)
+
+    def destroyed(self) -> dict[str, int]:
+        """When each destroyed key ended, nanoseconds since 1970 UTC."""
+        return self.shelf.destroyed()
+
+    def signer(self) -> Signer:
+        """The key that signs the ledger, made on first use."""
+        return self.shelf.signer()
+
+    def fingerprints(self) -> tuple[bytes, ...]:
+        """Short pieces of every secret as it might be written: they betray a leak and open nothing."""
+        return self.shelf.pieces()
+
+# %% ../../nbs/security/04_keys.ipynb #key18
+class Keyring(KeyCare):
+    """The keys of a workspace."""
 
     @contextmanager
     def encrypting(
@@ -164,43 +210,6 @@ class Keyring:
         from tink import streaming_aead
 
         return self.shelf.load(name).primitive(streaming_aead.StreamingAead)
-
-    def signer(self) -> Signer:
-        """The key that signs the ledger, made on first use."""
-        return self.shelf.signer()
-
-    def fingerprints(self) -> tuple[bytes, ...]:
-        """Short pieces of every secret as it might be written: they betray a leak and open nothing."""
-        return self.shelf.pieces()
-
-    def rewrap(
-        self,
-        name: str | None = None,  # None: every key, and everything else under the master key
-    ) -> None:
-        """Wrap keys anew under the newest key-encryption key; data are not touched."""
-        self.shelf.rewrap(name)
-
-    def rotate(
-        self,
-        name: str | None = None,  # None: every key
-    ) -> None:
-        """Make a new key-encryption key and rewrap; data are not touched."""
-        self.shelf.rotate(name)
-
-    def rotate_signer(self) -> None:
-        """Let a new key sign the ledger; what the earlier one signed is still trusted."""
-        self.shelf.rotate_signer()
-
-    def destroy(
-        self,
-        name: str,
-    ) -> None:  # asked again, it finishes what was begun
-        """End a key for ever: what it encrypted is noise from now on."""
-        self.shelf.destroy(name)
-
-    def destroyed(self) -> dict[str, int]:
-        """When each destroyed key ended, nanoseconds since 1970 UTC."""
-        return self.shelf.destroyed()
 
 # %% ../../nbs/security/04_keys.ipynb #key40
 def open_keyring(

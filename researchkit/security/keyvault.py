@@ -48,9 +48,9 @@ def version_of(
     """Read which version of its Transit key a ciphertext needs."""
     return int(ciphertext.split(":")[1].removeprefix("v"))
 
-# %% ../../nbs/security/29_keyvault.ipynb #kva11
-class VaultShelf:
-    """Data keys and the signing key in a vault."""
+# %% ../../nbs/security/29_keyvault.ipynb #kva11a
+class _Envelopes:
+    """The envelopes of data keys in a vault."""
 
     def __init__(
         self,
@@ -60,6 +60,10 @@ class VaultShelf:
     ) -> None:
         """Remember where the keys are."""
         self.vault, self.transit, self._clock = vault, Transit(vault), clock
+
+    def __repr__(self) -> str:
+        """Say where they are."""
+        return repr(self.vault)
 
     def names(self) -> list[str]:
         """The names of all data keys, sorted."""
@@ -96,6 +100,19 @@ class VaultShelf:
         envelope, _ = self._envelope(name)
         return unwrap(envelope.encode(), self.transit.aead(name), b"", words=f"key '{name}': its envelope")
 
+    def _ended(self, name: str) -> int | None:
+        """When a key was destroyed."""
+        found = self.vault.find(f"destroyed/{data_key_name(name)}")
+        return None if found is None else int(found[0]["destroyed_ns"])
+
+    def destroyed(self) -> dict[str, int]:
+        """When each destroyed key ended."""
+        return {name: self._ended(name) or 0 for name in self.vault.names("destroyed")}
+
+# %% ../../nbs/security/29_keyvault.ipynb #kva11
+class VaultShelf(_Envelopes):
+    """Data keys and the signing key in a vault."""
+
     def rewrap(self, name: str | None) -> None:
         """Wrap one key, or all, under the newest version of its Transit key; earlier versions are retired."""
         for each in self.names() if name is None else [name]:
@@ -115,11 +132,6 @@ class VaultShelf:
             self.transit.rotate(each)
             self.rewrap(each)
 
-    def _ended(self, name: str) -> int | None:
-        """When a key was destroyed."""
-        found = self.vault.find(f"destroyed/{data_key_name(name)}")
-        return None if found is None else int(found[0]["destroyed_ns"])
-
     def destroy(self, name: str) -> None:
         """End a key for ever; asked again it finishes what was begun."""
         if self._ended(name) is None:
@@ -130,10 +142,6 @@ class VaultShelf:
         self.transit.delete(name)
         reached("shred", "after")
         self.vault.destroy(f"keys/{name}")
-
-    def destroyed(self) -> dict[str, int]:
-        """When each destroyed key ended."""
-        return {name: self._ended(name) or 0 for name in self.vault.names("destroyed")}
 
     def signer(self) -> TransitSigner:
         """The key that signs the ledger, made on first use."""

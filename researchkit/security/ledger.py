@@ -18,7 +18,7 @@ from ..context import Context
 from ..errors import SecretUnavailable, not_found
 from ..frames import INSTANT
 from .audit import LedgerReport, signed_before, verify
-from .chain import GENESIS, Entry, canonical, link, read_checkpoint
+from .chain import GENESIS, Entry, canonical, link
 from .checkpoints import Signed, Witness, hand_over, keys_of, notes, sign_head, tree_of
 from .merkle import Tree
 from .shelves import Shelf, SqliteShelf, add, ask, last_entry, leaves, question
@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 __all__ = ['Line', 'table', 'Reading', 'Ledger', 'open_ledger', 'Entry', 'LedgerReport', 'Signed', 'canonical', 'read_checkpoint']
 
 # %% ../../nbs/security/07_ledger.ipynb #led181
-_all_ = ["Entry", "LedgerReport", "Signed", "canonical", "read_checkpoint"]  # defined elsewhere, at home here too
+_all_ = [
+    "Entry",
+    "LedgerReport",
+    "Signed",
+    "canonical",
+    "read_checkpoint",
+]  # defined elsewhere, at home here too
 
 Line = tuple[str, Mapping[str, Any], str | None]  # kind, body, subject
 

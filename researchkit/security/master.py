@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +25,7 @@ from researchkit.security.passphrase import (
     given_passphrase,
     new_numbers,
 )
-from .secret import Secret, pieces_of_bytes, read_private
+from .secret import Secret, pieces_of_bytes, present, read_private
 
 if TYPE_CHECKING:
     Aead = Any  # of Tink, which ships no types
@@ -88,7 +88,10 @@ def _aead_of(keyset: Keyset) -> Aead:
 @contextmanager
 def _locked(folder: Path, how: int) -> Iterator[None]:
     """Hold a lock on a folder."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise SecretUnavailable(f"{folder.name}/ cannot be entered: {e.strerror}") from None
     try:
         fcntl.flock(fd, how)
         yield
@@ -101,10 +104,7 @@ def reading(
     folder: Path,  # `keys/`; nothing is locked when it does not exist
 ) -> Iterator[None]:
     """Keep the keys as they are while several of them are read."""
-    if not folder.is_dir():
-        yield
-        return
-    with _locked(folder, fcntl.LOCK_SH):
+    with _locked(folder, fcntl.LOCK_SH) if folder.is_dir() else nullcontext():
         yield
 
 
@@ -130,7 +130,7 @@ def older_files(
         found[path.name] = hashlib.sha256(data).hexdigest()
     return found
 
-# %% ../../nbs/security/24_master.ipynb #mas22
+# %% ../../nbs/security/24_master.ipynb #mas22a
 class _Hidden:
     """Holds what no representation, `vars` or traceback should show."""
 
@@ -141,8 +141,8 @@ class _Hidden:
         self.value = value
 
 
-class Master:
-    """The key-encryption key of a folder."""
+class _MasterFile:
+    """A master key as it lies in its file."""
 
     def __init__(
         self,
@@ -161,13 +161,55 @@ class Master:
         self._derived: dict[str, _Hidden] = {}  # by salt
         self._opened: _Hidden | None = None  # the file, the keyset, and Tink's AEAD of it
 
+    def exists(self) -> bool:
+        """Say whether there is a master key."""
+        return present(self.path)
+
+    def _bytes(self) -> bytes:
+        """The file."""
+        return read_private(self.path, "the master key")
+
+    def _content(self, data: bytes) -> dict[str, Any]:
+        """The file's content."""
+        try:
+            content = json.loads(data)
+            if content["layout"] == 1 and ("sealed" in content) != ("keyset" in content):
+                return cast(dict[str, Any], content | {"adopts": content["adopts"]})
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise SecretUnavailable("the master key: master.json does not hold one, restore it from a backup")
+
+    def _open(self) -> tuple[bytes, Keyset, Aead]:
+        """The file and what is in it."""
+        data = self._bytes()
+        if self._opened is None or self._opened.value[0] != data:
+            keyset = self._keyset(self._content(data))
+            self._opened = _Hidden((data, keyset, _usable(keyset)))
+        return cast("tuple[bytes, Keyset, Aead]", self._opened.value)
+
+    def _keyset(self, content: dict[str, Any]) -> Keyset:
+        """The keyset in the file, with the passphrase where there is one."""
+        from cryptography.exceptions import InvalidTag
+
+        if "keyset" in content:
+            return cast("Keyset", content["keyset"])
+        try:
+            salt = content["scrypt"]["salt"]
+            key = self._derived.get(salt) or _Hidden(derived_key(self._ask(), content["scrypt"]))
+            keyset = _unsealed(content, key.value)
+        except (InvalidTag, ValueError, KeyError, TypeError):
+            why = "the passphrase is wrong, or master.json is not what was written"
+            raise SecretUnavailable(f"the master key does not open: {why}") from None
+        self._derived[salt] = key
+        return keyset
+
+# %% ../../nbs/security/24_master.ipynb #mas22
+class Master(_MasterFile):
+    """The key-encryption key of a folder."""
+
     def __repr__(self) -> str:
         """Say where it lies."""
         return f"Master({self.path.name}, {'passphrase' if self.protected else 'no passphrase'})"
-
-    def exists(self) -> bool:
-        """Say whether there is a master key."""
-        return self.path.is_file()
 
     @property
     def protected(self) -> bool:  # False also when there is no key
@@ -195,17 +237,16 @@ class Master:
         self,
         new: Secret | None,  # None: none is needed from now on
     ) -> None:
-        """Seal the same key under another passphrase."""
-        _, keyset, _ = self._open()
-        self._write(keyset, self.adopts(), self._new_lock(new))
+        """Seal the same key under another passphrase; the caller holds the lock."""
+        self._write(self._open()[1], self.adopts(), self._new_lock(new))
 
     def rotate(self) -> None:
-        """Put a new key in front; what earlier ones wrapped still opens."""
+        """Put a new key in front; what earlier ones wrapped still opens; the caller holds the lock."""
         content, keyset, _ = self._open()
         self._write(_new_keyset(keyset), self.adopts(), self._content(content).get("scrypt"))
 
     def forget(self) -> None:
-        """Keep only the key in front: what earlier ones wrapped opens no more, even from a copy."""
+        """Keep only the key in front: what others wrapped opens no more; the caller holds the lock."""
         content, keyset, _ = self._open()
         kept = [key for key in keyset["key"] if key["keyId"] == keyset["primaryKeyId"]]
         self._write({**keyset, "key": kept}, {}, self._content(content).get("scrypt"))
@@ -246,44 +287,6 @@ class Master:
             write_once(self.path, data, site="key", mode=0o600)
         except IntegrityError:
             return  # somebody else was quicker, and theirs is used
-
-    def _bytes(self) -> bytes:
-        """The file."""
-        return read_private(self.path, "the master key")
-
-    def _content(self, data: bytes) -> dict[str, Any]:
-        """The file's content."""
-        try:
-            content = json.loads(data)
-            if content["layout"] == 1 and ("sealed" in content) != ("keyset" in content):
-                return cast(dict[str, Any], content | {"adopts": content["adopts"]})
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise SecretUnavailable("the master key: master.json does not hold one, restore it from a backup")
-
-    def _open(self) -> tuple[bytes, Keyset, Aead]:
-        """The file and what is in it."""
-        data = self._bytes()
-        if self._opened is None or self._opened.value[0] != data:
-            keyset = self._keyset(self._content(data))
-            self._opened = _Hidden((data, keyset, _usable(keyset)))
-        return cast("tuple[bytes, Keyset, Aead]", self._opened.value)
-
-    def _keyset(self, content: dict[str, Any]) -> Keyset:
-        """The keyset in the file, with the passphrase where there is one."""
-        from cryptography.exceptions import InvalidTag
-
-        if "keyset" in content:
-            return cast("Keyset", content["keyset"])
-        try:
-            salt = content["scrypt"]["salt"]
-            key = self._derived.get(salt) or _Hidden(derived_key(self._ask(), content["scrypt"]))
-            keyset = _unsealed(content, key.value)
-        except (InvalidTag, ValueError, KeyError, TypeError):
-            why = "the passphrase is wrong, or master.json is not what was written"
-            raise SecretUnavailable(f"the master key does not open: {why}") from None
-        self._derived[salt] = key
-        return keyset
 
 
 def _usable(keyset: Keyset) -> Aead:

@@ -47,7 +47,9 @@ def server_of(
     """Take the URL of a ledger on a server apart."""
     found = address("ledger_url", url)
     if found.scheme != "postgresql" or not (found.host and found.port and found.path.strip("/")):
-        raise WorkspaceError("ledger_url names no server: postgresql://HOST:PORT/DATABASE?ca=FILE&secret=NAME")
+        raise WorkspaceError(
+            "ledger_url names no server: postgresql://HOST:PORT/DATABASE?ca=FILE&secret=NAME"
+        )
     return found
 
 
@@ -72,20 +74,26 @@ def connect(
     server: Address,
     credentials: Callable[[], Mapping[str, Secret]],  # "user" and "password"
     **more: Any,
-) -> psycopg.Connection[Any]:  # Lost when nobody answers, SecretUnavailable when the server knows no such user
+) -> psycopg.Connection[
+    Any
+]:  # Lost when nobody answers, SecretUnavailable when the server knows no such user
     """Open a connection of its own."""
     import psycopg
 
     who = credentials()
     if missing := {"user", "password"} - set(who):
-        raise SecretUnavailable(f"the secret of the ledger's server has no field {' and no '.join(sorted(missing))}")
+        raise SecretUnavailable(
+            f"the secret of the ledger's server has no field {' and no '.join(sorted(missing))}"
+        )
     told = asked_of(server) | {k: who[k].reveal() for k in ("user", "password")} | more
     try:
         return psycopg.connect(**told)
     except psycopg.Error as e:
         words = " ".join(str(e).split())
     if "authentication failed" in words:
-        raise SecretUnavailable(f"the server at {server.host}:{server.port} refuses the user or password of the secret")
+        raise SecretUnavailable(
+            f"the server at {server.host}:{server.port} refuses the user or password of the secret"
+        )
     raise Lost(f"no connection to {server.host}:{server.port}: {words}")
 
 # %% ../../nbs/security/41_postgresql.ipynb #pgs11
@@ -138,7 +146,8 @@ class PostgresShelf:
     def __init__(
         self,
         url: str,  # postgresql://HOST:PORT/DATABASE?ca=FILE
-        credentials: Callable[[], Mapping[str, Secret]] | None,  # "user" and "password", asked at every connection
+        credentials: Callable[[], Mapping[str, Secret]]
+        | None,  # "user" and "password", asked at every connection
         *,
         patience: float = 30.0,  # seconds to wait for a server that went away
     ) -> None:
@@ -194,7 +203,9 @@ class PostgresShelf:
                 made.append(result)
             return result
 
-        unknown = "the commit was not answered: it may be on the ledger or not, look before it is written again"
+        unknown = (
+            "the commit was not answered: it may be on the ledger or not, look before it is written again"
+        )
         result = patiently(attempt, self.patience, lambda: unknown if made else "nothing was done")
         reached(site, "after")
         return result

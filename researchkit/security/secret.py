@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import SecretUnavailable
 
 # %% auto #0
-__all__ = ['Secret', 'checked_name', 'read_private', 'pieces_of_text', 'pieces_of_bytes']
+__all__ = ['Secret', 'checked_name', 'read_private', 'present', 'pieces_of_text', 'pieces_of_bytes']
 
 # %% ../../nbs/security/20_secret.ipynb #sec07
 class Secret:
@@ -92,15 +92,25 @@ def read_private(
     except OSError as e:
         raise SecretUnavailable(f"{words}: {path.name} cannot be read: {e.strerror}") from None
 
+# %% ../../nbs/security/20_secret.ipynb #sec26
+def present(
+    path: Path,
+) -> bool:  # SecretUnavailable when the folder cannot be entered
+    """Say whether a plain file is there."""
+    try:
+        return path.is_file()
+    except OSError as e:
+        raise SecretUnavailable(f"{path.parent.name}/ cannot be entered: {e.strerror}") from None
+
 # %% ../../nbs/security/20_secret.ipynb #sec23
 _PIECE = 16
 
 
 def pieces_of_text(
     text: str,  # a password, a token, a line of base64
-) -> tuple[bytes, ...]:  # none for a text under six characters
+) -> tuple[bytes, ...]:  # none for a text under eight characters
     """What a text looks like where it leaked: the middle of it."""
-    if len(text) < 6:
+    if len(text) < 8:
         return ()
     start = max(0, (len(text) - _PIECE) // 2)
     return (text[start : start + _PIECE].encode(),)

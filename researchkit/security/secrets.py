@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from typing import Protocol
 from ..errors import IntegrityError, SecretUnavailable, not_found
 from .durable import PREFIX, make_folder, sync_folder, write_over
 from .master import Master, reading, writing
-from .secret import Secret, checked_name, pieces_of_text, read_private
+from .secret import Secret, checked_name, pieces_of_text, present, read_private
 from .vault import Vault
 from ..settings import Settings, address_of, file_option, path_of
 
@@ -50,6 +50,7 @@ class Secrets(Protocol):
 
 # %% ../../nbs/security/25_secrets.ipynb #scr09
 _ONE = "value"
+_OPEN = ("user", "username", "login", "name", "host", "port", "database", "region", "role")
 
 
 def _plain(
@@ -87,15 +88,28 @@ def _all_fields(name: str, found: Mapping[str, str]) -> dict[str, Secret]:
     return {field: Secret(value) for field, value in found.items()}
 
 
+def _pieces_of_fields(found: Iterable[Mapping[str, str]]) -> tuple[bytes, ...]:
+    """What secrets look like where they leaked; names of users and places are none."""
+    values = [value for fields in found for field, value in _all_texts(fields) if field not in _OPEN]
+    return tuple(piece for value in values for piece in pieces_of_text(value))
+
+
+def _all_texts(fields: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Fields, also those in a text that holds JSON."""
+    with suppress(SecretUnavailable):
+        return [(field, secret.reveal()) for field, secret in _all_fields("", fields).items()]
+    return list(fields.items())
+
+
 def _conflict(name: str, meant: int, now: int) -> IntegrityError:
     """Somebody else was quicker."""
     return IntegrityError(
         f"secret '{name}' is at version {now}, not {meant}: somebody else wrote it; look again"
     )
 
-# %% ../../nbs/security/25_secrets.ipynb #scr12
-class FileSecrets:
-    """Secrets in files, sealed under the master key."""
+# %% ../../nbs/security/25_secrets.ipynb #scr12a
+class _SealedFiles:
+    """Sealed files, by name."""
 
     def __init__(
         self,
@@ -122,7 +136,7 @@ class FileSecrets:
         import tink
 
         path, words = self._path(name), f"secret '{name}'"
-        if not path.is_file():
+        if not present(path):
             raise SecretUnavailable(f"{not_found('secret', name, self.names())} (in {self.folder.name}/)")
         try:
             found = json.loads(read_private(path, words))
@@ -140,6 +154,15 @@ class FileSecrets:
         make_folder(self.folder, mode=0o700)
         write_over(self._path(name), json.dumps(found).encode(), site="secret", mode=0o600)
 
+    def rewrap(self) -> None:
+        """Seal everything anew under the key that is in front; the caller holds the lock."""
+        for name in self.names():
+            self._write(name, *self._read(name))
+
+# %% ../../nbs/security/25_secrets.ipynb #scr12
+class FileSecrets(_SealedFiles):
+    """Secrets in files, sealed under the master key."""
+
     def get(self, name: str) -> Secret:
         """The single text of a secret."""
         with reading(self.folder.parent):
@@ -153,14 +176,14 @@ class FileSecrets:
     def version(self, name: str) -> int:
         """How often a secret has been written; 0 when it is absent."""
         with reading(self.folder.parent):
-            return self._read(name)[1] if self._path(name).is_file() else 0
+            return self._read(name)[1] if present(self._path(name)) else 0
 
     def put(self, name: str, value: Secret | Mapping[str, Secret], *, version: int | None = None) -> int:
         """Write a secret and return its new version."""
         fields, path = _plain(name, value), self._path(name)
         with writing(self.folder.parent):
             self._master.create()
-            now = self._read(name)[1] if path.is_file() else 0
+            now = self._read(name)[1] if present(path) else 0
             if version is not None and version != now:
                 raise _conflict(name, version, now)
             self._write(name, fields, now + 1)
@@ -169,20 +192,15 @@ class FileSecrets:
     def remove(self, name: str) -> None:
         """Remove a secret."""
         with writing(self.folder.parent):
-            if not (path := self._path(name)).is_file():
+            if not present(path := self._path(name)):
                 raise SecretUnavailable(str(not_found("secret", name, self.names())))
             shred(path)
-
-    def rewrap(self) -> None:
-        """Seal everything anew under the key that is in front; the caller holds the lock."""
-        for name in self.names():
-            self._write(name, *self._read(name))
 
     def pieces(self) -> tuple[bytes, ...]:
         """What the secrets look like where they leaked."""
         with reading(self.folder.parent):
-            values = [v for name in self.names() for v in self._read(name)[0].values()]
-        return tuple(piece for value in values for piece in pieces_of_text(value))
+            found = [self._read(name)[0] for name in self.names()]
+        return _pieces_of_fields(found)
 
 
 def _bound_to(name: str, version: int) -> bytes:
@@ -263,8 +281,7 @@ class VaultSecrets:
 
     def pieces(self) -> tuple[bytes, ...]:
         """What the secrets, the login and the token look like where they leaked."""
-        values = [value for name in self.names() for value in self._read(name).values()]
-        return tuple(p for value in values for p in pieces_of_text(value)) + self._vault.line.pieces()
+        return _pieces_of_fields([self._read(name) for name in self.names()]) + self._vault.line.pieces()
 
 # %% ../../nbs/security/25_secrets.ipynb #scr28
 def open_vault(

@@ -56,7 +56,9 @@ class Dialect:
     who: str  # the name of whoever acted, out of the context
     mark: str  # a parameter by its position
     old_heads: str | None  # where checkpoints lie as the first ledgers wrote them
-    field: Callable[[str, str, object], tuple[str, Mapping[str, object]]]  # key, name, value: a rule, its values
+    field: Callable[
+        [str, str, object], tuple[str, Mapping[str, object]]
+    ]  # key, name, value: a rule, its values
 
     @property
     def select(self) -> str:
@@ -89,7 +91,9 @@ SQLITE = Dialect(
 # %% ../../nbs/security/40_shelves.ipynb #shl10
 def question(
     dialect: Dialect,
-    given: Mapping[str, object],  # kind, since (nanoseconds), before (a number), who, subject; None: not asked
+    given: Mapping[
+        str, object
+    ],  # kind, since (nanoseconds), before (a number), who, subject; None: not asked
     fields: Mapping[str, object],  # other fields of the body; a subject here can only be None: there is none
     limit: int | None,
 ) -> tuple[str, dict[str, object]]:  # SQL, newest first, and its parameters
@@ -159,7 +163,9 @@ def add(connection: sa.Connection, dialect: Dialect, table: str, rows: Sequence[
     statement = dialect.insert(table, len(rows[0]))
     done = connection.exec_driver_sql(statement, rows[0] if len(rows) == 1 else list(rows))
     if table == "entries" and done.rowcount != len(rows):
-        raise IntegrityError(f"{done.rowcount} of {len(rows)} ledger entries were taken: something swallows rows")
+        raise IntegrityError(
+            f"{done.rowcount} of {len(rows)} ledger entries were taken: something swallows rows"
+        )
 
 
 def leaves(
@@ -173,7 +179,9 @@ def leaves(
     try:
         return [bytes.fromhex(text) for text in found]
     except (ValueError, TypeError):
-        raise IntegrityError(f"ledger {shelf.name}: a hash between entries {lo + 1} and {hi} is damaged") from None
+        raise IntegrityError(
+            f"ledger {shelf.name}: a hash between entries {lo + 1} and {hi} is damaged"
+        ) from None
 
 # %% ../../nbs/security/40_shelves.ipynb #shl17
 class SqliteShelf:
@@ -211,7 +219,8 @@ class SqliteShelf:
 # %% ../../nbs/security/40_shelves.ipynb #shl18
 def _guards() -> dict[str, str]:
     """Every trigger that must stand, by name."""
-    from researchkit.security.migrations import r0001_ledger as first, r0002_tree as second
+    from researchkit.security.migrations import r0001_ledger as first
+    from researchkit.security.migrations import r0002_tree as second
 
     entries = {text.split()[2]: text for text in first.TRIGGERS if " ON entries" in text}
     return entries | {k: v for t, words in second.KEPT.items() for k, v in second.guards(t, words).items()}

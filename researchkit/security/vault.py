@@ -58,9 +58,9 @@ def access_policy(
     text = _WORKER if role == "worker" else _KEEPER
     return text.format(name=checked_name(name, what="vault prefix"), kv=kv, transit=transit)
 
-# %% ../../nbs/security/22_vault.ipynb #vlt11
-class Vault:
-    """One workspace's part of a Vault server."""
+# %% ../../nbs/security/22_vault.ipynb #vlt11a
+class _Part:
+    """One workspace's part of a server."""
 
     def __init__(
         self,
@@ -76,11 +76,23 @@ class Vault:
         self.name = checked_name(address.path.strip("/"), what="vault prefix")
         self.kv, self.transit = address.options.get("kv", "secret"), address.options.get("transit", "transit")
         self.line = Line(address, login=login, ca=ca, clock=clock)
-        self._address, self._ca = address, ca
 
     def __repr__(self) -> str:
         """Say where it is."""
         return f"Vault({self.line.where}/{self.name})"
+
+    def sealed(self) -> bool:  # SecretUnavailable when it cannot be asked
+        """Say whether the server is sealed; needs no login."""
+        answer = self.line.ask_openly("asking for its seal", lambda client: client.sys.read_seal_status())
+        return bool(answer["sealed"])
+
+    def tls_expires(self) -> datetime:  # UTC
+        """Say until when the server's certificate is good; needs no login."""
+        return self.line.certificate_expires()
+
+# %% ../../nbs/security/22_vault.ipynb #vlt11
+class Vault(_Part):
+    """A workspace's part of a Vault server, and its key-value store."""
 
     def find(
         self,
@@ -160,18 +172,9 @@ class Vault:
             ),
         )
 
-    def sealed(self) -> bool:  # SecretUnavailable when it cannot be asked
-        """Say whether the server is sealed; needs no login."""
-        answer = self.line.ask_openly("asking for its seal", lambda client: client.sys.read_seal_status())
-        return bool(answer["sealed"])
-
-    def tls_expires(self) -> datetime:  # UTC
-        """Say until when the server's certificate is good; needs no login."""
-        return self.line.certificate_expires()
-
-# %% ../../nbs/security/22_vault.ipynb #vlt13
-class Transit:
-    """The keys of a workspace that never leave the server."""
+# %% ../../nbs/security/22_vault.ipynb #vlt13a
+class _TransitKeys:
+    """Making, describing and ending keys of Transit."""
 
     def __init__(self, vault: Vault) -> None:
         """Work with the Transit engine of `vault`."""
@@ -208,6 +211,22 @@ class Transit:
 
         found: dict[str, Any] | None = self._ask("looking at", name, step)
         return found
+
+    def delete(self, name: str) -> None:
+        """Destroy a key with all its versions; one that is not there is no fault."""
+        if self.describe(name) is None:
+            return
+        at = self.vault.transit
+        self._ask(
+            "allowing to delete",
+            name,
+            lambda t, key: t.update_key_configuration(key, deletion_allowed=True, mount_point=at),
+        )
+        self._ask("deleting", name, lambda t, key: t.delete_key(key, mount_point=at))
+
+# %% ../../nbs/security/22_vault.ipynb #vlt13
+class Transit(_TransitKeys):
+    """The keys of a workspace that never leave the server."""
 
     def public_keys(self, name: str) -> dict[int, str]:  # hexadecimal, by version
         """Look up the public keys of a signing key."""
@@ -249,18 +268,6 @@ class Transit:
             name,
             lambda t, key: t.update_key_configuration(key, min_decryption_version=below, mount_point=at),
         )
-
-    def delete(self, name: str) -> None:
-        """Destroy a key with all its versions; one that is not there is no fault."""
-        if self.describe(name) is None:
-            return
-        at = self.vault.transit
-        self._ask(
-            "allowing to delete",
-            name,
-            lambda t, key: t.update_key_configuration(key, deletion_allowed=True, mount_point=at),
-        )
-        self._ask("deleting", name, lambda t, key: t.delete_key(key, mount_point=at))
 
     def aead(self, name: str) -> Aead:
         """Open Tink's own client for a key of Transit."""

@@ -119,7 +119,7 @@ def _size_of(client: WitnessClient, mark: Checkpoint, answer: Answer) -> int:
     said = "".join(c for c in answer.text[:200] if c.isprintable())
     words = f"witness {client.name} refuses the checkpoint of entry {mark.size}"
     if answer.status in (403, 404):
-        what = f"researchkit witness trust {mark.origin} PUBLIC-KEY, on its host"
+        what = f"researchkit witness trust FOLDER {mark.origin} PUBLIC-KEY, on its host"
         raise AccessDenied(f"{words}: it does not know this ledger or its key ({said}); {what}")
     if answer.status == 422:
         raise IntegrityError(

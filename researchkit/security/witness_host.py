@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SecretUnavailable, WorkspaceError
+from ..errors import SecretUnavailable, WorkspaceError, not_found
 from .cosigner import MOST_BYTES, Answer, Trust, Witness, read_request
 from .durable import make_folder, write_once, write_over
 from .note import checked_name
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tornado.web import Application
 
 # %% auto #0
-__all__ = ['found_witness', 'witness_key', 'read_list', 'trust_log', 'witness_in', 'application', 'answer_request',
-           'answer_question', 'serve', 'settings_line']
+__all__ = ['found_witness', 'witness_key', 'read_list', 'trust_log', 'distrust_log', 'witness_in', 'application',
+           'answer_request', 'answer_question', 'serve', 'settings_line']
 
 # %% ../../nbs/security/33_witness_host.ipynb #wis06
 _KEY, _LOGS, _STATE = "witness.ed25519", "witness.json", "witness.db"
@@ -81,7 +81,7 @@ def _write_list(folder: Path, name: str, logs: Trust) -> None:
     text = json.dumps({"name": name, "trust": logs}, indent=1, sort_keys=True)
     write_over(folder / _LOGS, f"{text}\n".encode(), site="witness")
 
-
+# %% ../../nbs/security/33_witness_host.ipynb #wis34
 def trust_log(
     folder: Path,  # of the witness
     origin: str,  # of the ledger
@@ -94,6 +94,18 @@ def trust_log(
     logs.setdefault(checked_name(origin), [])
     if public_hex not in logs[origin]:
         _write_list(folder, name, logs | {origin: [*logs[origin], public_hex]})
+
+
+def distrust_log(
+    folder: Path,  # of the witness
+    origin: str,  # of the ledger
+    public_hex: str,  # a key that was retired, or stolen
+) -> None:
+    """Let a witness accept one key of a log no longer."""
+    name, logs = read_list(folder)
+    if public_hex not in logs.get(origin, []):
+        raise not_found("trusted key", public_hex, logs.get(origin, []))
+    _write_list(folder, name, logs | {origin: [k for k in logs[origin] if k != public_hex]})
 
 
 def witness_in(

@@ -40,8 +40,21 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     at.mkdir()
     with image.open("wb") as file:
         file.truncate(16 << 20)
-    steps = (["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], ["mount", "-o", "loop", image, at])
-    for step in steps:
+    make = [
+        "mkfs.ext4",
+        "-q",
+        "-m",
+        "0",
+        "-b",
+        "4096",
+        "-O",
+        "^has_journal",
+        image,
+    ]  # blocks as on every larger disk:
+    for step in (
+        make,
+        ["mount", "-o", "loop", image, at],
+    ):  # SQLite's shared memory takes pages of 4096 for granted
         done = subprocess.run(step, capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"a small file system cannot be mounted here: {(done.stderr or done.stdout).strip()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,7 @@ from researchkit.settings import Settings, read
 WITNESS = "witness"  # a folder in the workspace; elsewhere in earnest
 TABLE = "OWN.TEST/ohlcv-1d"
 ME = Context(Principal("tester", ("data-engineer", "quant", "custodian")))
-GRANTS = '{"roles": {"custodian": [%s]}}' % ", ".join(
-    f'{{"action": "{a}", "resource": "*"}}' for a in ("ingest", "read", "open_seal", "retain", "hold", "delete")
-)
+MAY = ("ingest", "read", "open_seal", "retain", "hold", "delete")
 
 
 @dataclass
@@ -58,14 +57,20 @@ class Vaulted:
         """Ask the witness in this process what would be asked over the network."""
         from urllib.parse import parse_qs, urlsplit
 
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from researchkit.errors import WorkspaceError
         from researchkit.security.cosigner import Answer, read_request
         from researchkit.security.witness_host import witness_in
 
-        witness = witness_in(self.root / WITNESS)
-        if method == "POST":
-            return witness.add(*read_request(body or b""))
-        note = witness.latest(parse_qs(urlsplit(path).query)["origin"][0])
-        return Answer(404, "") if note is None else Answer(200, note)
+        try:
+            witness = witness_in(self.root / WITNESS)
+            if method == "POST":
+                return witness.add(*read_request(body or b""))
+            note = witness.latest(parse_qs(urlsplit(path).query)["origin"][0])
+            return Answer(404, "") if note is None else Answer(200, note)
+        except (SQLAlchemyError, WorkspaceError):  # as the service does
+            return Answer(503, "the witness cannot remember now")
 
     @cached_property
     def ledger(self) -> Any:
@@ -97,13 +102,13 @@ class Vaulted:
 
 def create(root: Path, **settings: str) -> Vaulted:
     """Make a workspace whose settings say this, and open it."""
-    from researchkit.security.policy import GRANTS as NAME
-    from researchkit.security.policy import install
+    from researchkit.security.policy import GRANTS, install
 
     root.mkdir(parents=True)
     (root / "researchkit.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in settings.items()))
     install(root / "policy")
-    (root / "policy" / NAME).write_text(GRANTS)
+    granted = {"roles": {"custodian": [{"action": action, "resource": "*"} for action in MAY]}}
+    (root / "policy" / GRANTS).write_text(json.dumps(granted))
     return reopen(root)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -111,7 +109,7 @@ def text(size: int, seed: int = 7) -> bytes:
 
 def test_nobody_deletes_or_shortens_before_the_date(radosgw: Radosgw, store: S3Store, bucket: str) -> None:
     kept = store.publish(NAME, lambda sink: sink.write(b"paid for"), until_ns=soon())
-    admin, where = radosgw.client(), {"Bucket": bucket, "Key": f"zone/{NAME}", "VersionId": kept.version}
+    admin, where = radosgw.admin, {"Bucket": bucket, "Key": f"zone/{NAME}", "VersionId": kept.version}
     earlier = {"Mode": "COMPLIANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(seconds=60)}
     weaker = {"Mode": "GOVERNANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(hours=2)}
     for attempt in (
@@ -161,7 +159,7 @@ def test_an_overwritten_or_hidden_name_keeps_what_was_kept(
 ) -> None:
     ws = zone(tmp_path, store)
     kept = put(ws.raw, b"paid for")
-    admin, key = radosgw.client(), f"zone/{kept.path}"
+    admin, key = radosgw.admin, f"zone/{kept.path}"
     admin.put_object(Bucket=bucket, Key=key, Body=b"something else")
     assert ws.raw.get(kept.sha256, context=ME) == b"paid for"
     admin.delete_object(Bucket=bucket, Key=key)
@@ -175,7 +173,7 @@ def test_a_name_overwritten_before_its_row_is_written_again(
     ws = zone(tmp_path, store)
     sha256 = hashlib.sha256(b"paid for").hexdigest()
     stranger = f"zone/objects/{sha256[:2]}/{sha256[2:]}"
-    radosgw.client().put_object(Bucket=bucket, Key=stranger, Body=b"something else")
+    radosgw.admin.put_object(Bucket=bucket, Key=stranger, Body=b"something else")
     assert ws.raw.get(put(ws.raw, b"paid for").sha256, context=ME) == b"paid for"
 
 
@@ -202,7 +200,7 @@ def test_a_bucket_that_does_not_keep_things_is_refused(radosgw: Radosgw, bucket:
     plain = radosgw.bucket(locked=False)
     with pytest.raises(WorkspaceError, match="has no versioning; make one with Object Lock"):
         store_at(radosgw.endpoint, radosgw, plain).stat(NAME)
-    radosgw.client().put_bucket_versioning(Bucket=plain, VersioningConfiguration={"Status": "Enabled"})
+    radosgw.admin.put_bucket_versioning(Bucket=plain, VersioningConfiguration={"Status": "Enabled"})
     with pytest.raises(WorkspaceError, match="has no Object Lock, which only a new bucket can get"):
         store_at(radosgw.endpoint, radosgw, plain).stat(NAME)
     with pytest.raises(WorkspaceError, match="nobody says how long objects stay"):
@@ -213,7 +211,7 @@ def test_a_bucket_that_does_not_keep_things_is_refused(radosgw: Radosgw, bucket:
 
 def test_a_bucket_with_a_rule_of_its_own_needs_none_from_us(radosgw: Radosgw, bucket: str) -> None:
     rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 2}}
-    radosgw.client().put_object_lock_configuration(
+    radosgw.admin.put_object_lock_configuration(
         Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
     )
     store = store_at(radosgw.endpoint, radosgw, bucket, days=0)
@@ -242,7 +240,9 @@ def test_the_surroundings_are_not_listened_to(
 ) -> None:
     home = tmp_path / "home"
     (home / ".aws").mkdir(parents=True)
-    (home / ".aws" / "config").write_text("[default]\nendpoint_url = https://example.com\nregion = eu-west-1\n")
+    (home / ".aws" / "config").write_text(
+        "[default]\nendpoint_url = https://example.com\nregion = eu-west-1\n"
+    )
     (home / ".aws" / "credentials").write_text("[default]\naws_access_key_id=A\naws_secret_access_key=B\n")
     for name, value in {
         "HOME": str(home),
@@ -339,7 +339,7 @@ def test_a_read_that_is_cut_goes_on_where_it_was(broken: S3Store, faulty: Faulty
 def test_uploads_that_nobody_completes_are_swept(
     radosgw: Radosgw, store: S3Store, bucket: str, tmp_path: Path
 ) -> None:
-    admin = radosgw.client()
+    admin = radosgw.admin
     for key in ("zone/objects/ab/1", "zone/objects/ab/2", "elsewhere/objects/ab/3"):
         admin.create_multipart_upload(Bucket=bucket, Key=key)
     put(zone(tmp_path, store).raw, b"paid for")
@@ -353,39 +353,25 @@ def test_a_broken_promise_leaves_neither_object_nor_upload(
     ws = zone(tmp_path, store)
     with pytest.raises(IntegrityError, match="as in the manifest, its SHA-256 must be 0000"):
         put(ws.raw, text(PART + 5), vendor_sha256="0" * 64)
-    assert radosgw.client().list_object_versions(Bucket=bucket).get("Versions", []) == []
-    assert radosgw.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    assert radosgw.admin.list_object_versions(Bucket=bucket).get("Versions", []) == []
+    assert radosgw.admin.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-sys.path[:0] = json.loads(sys.argv[1])
-from test_raw_s3 import PART, Secret, put, store_of, text, zone
-given = json.load(sys.stdin)
-keys = {name: Secret(given[name]) for name in ("access_key", "secret_key")}
-put(zone(Path(given["root"]), store_of(given["endpoint"], Path(given["ca"]), given["bucket"], lambda: keys)).raw, text(PART + 5))
-"""
-
-
-@pytest.mark.parametrize("at", ["part:before:1", "part:after:1", "hold:before:1", "ingest:before:1"])
-def test_killed_in_a_put_and_put_again(radosgw: Radosgw, store: S3Store, tmp_path: Path, at: str) -> None:
+def test_killed_at_each_instant_of_an_objects_life_in_a_bucket(radosgw: Radosgw, tmp_path: Path) -> None:
     """Parts, their date, and the row: whatever was there is completed, and nothing is there twice."""
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "servers")]
-    given = {"access_key": radosgw.access_key, "secret_key": radosgw.secret_key, "bucket": store.bucket}
-    given |= {"root": str(tmp_path), "endpoint": radosgw.endpoint, "ca": str(radosgw.ca)}
-    killed = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(here)],
-        input=json.dumps(given).encode(),
-        env=os.environ | {"RESEARCHKIT_KILL_AT": at, "RESEARCHKIT_KILL_COUNT": str(tmp_path / "count")},
-        check=False,
+    task = {
+        "kind": "s3",
+        "place": str(tmp_path),
+        "sites": ["part", "hold", "ingest"],
+        "bucket": radosgw.bucket(),
+    }
+    task |= {"access_key": radosgw.access_key, "secret_key": radosgw.secret_key}
+    task |= {"endpoint": radosgw.endpoint, "ca": str(radosgw.ca)}
+    program = Path(__file__).parent / "raw_kills.py"
+    done = subprocess.run(
+        [sys.executable, program], input=json.dumps(task), capture_output=True, text=True, check=False
     )
-    assert killed.returncode == -signal.SIGKILL
-    ws, content = zone(tmp_path, store), text(PART + 5)
-    kept = put(ws.raw, content)
-    state = store.stat(kept.path, kept.store_version)
-    assert state is not None
-    assert state.until_ns >= kept.until_ns
-    assert ws.raw.get(kept.sha256, context=ME) == content
-    assert len(ws.door.ledger.entries(kind="object")) == len(ws.door.ledger.entries(kind="version")) == 1
-    assert radosgw.client().list_multipart_uploads(Bucket=store.bucket).get("Uploads", []) == []
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["wrong"], len(said["instants"])) == ({}, 6)
+    assert radosgw.admin.list_multipart_uploads(Bucket=task["bucket"]).get("Uploads", []) == []

@@ -23,7 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "attacks")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from killing import HARMLESS, SECONDS, counted
 from vaulted import ME, TABLE, Vaulted, create, remove, reopen, witnessed
@@ -31,7 +32,12 @@ from vaulted import ME, TABLE, Vaulted, create, remove, reopen, witnessed
 Step = list[Any]  # its name and what it is given
 HEAVY = ("alembic.runtime.environment", "cryptography.hazmat.primitives.asymmetric.ed25519", "filelock", "regopy",
          "sqlalchemy.dialects.sqlite", "tink.aead", "tink.streaming_aead", "tqdm.auto")  # fmt: skip
-ROOMS = ("researchkit.security.", "researchkit.data.raw", "researchkit.data.s3", "researchkit.data.migrations.")
+ROOMS = (
+    "researchkit.security.",
+    "researchkit.data.raw",
+    "researchkit.data.s3",
+    "researchkit.data.migrations.",
+)
 
 
 # --- the work ---------------------------------------------------------------------------------
@@ -119,7 +125,9 @@ def _delete(ws: Vaulted, seed: int, size: int) -> str:
     if found.deleted_ns is None:
         path = ws.root / "raw" / found.path
         if path.exists():
-            clear_immutable(path)  # only `workspace destroy` does that; here the file system may have no such flag
+            clear_immutable(
+                path
+            )  # only `workspace destroy` does that; here the file system may have no such flag
         ws.raw.delete(sha256, context=ME)
     return sha256
 
@@ -182,7 +190,9 @@ def _missing(ws: Vaulted, step: Step, gone: set[str], dead: set[str], said: list
             return "other bytes"
         lines = ws.ledger.entries(kind="object", subject=f"raw:{done}")
         versions = [v for v in ws.raw.versions(name, TABLE) if v.sha256 == done]
-        return "" if (len(lines), len(versions)) == (1, 1) else f"{len(lines)} lines, {len(versions)} versions"
+        return (
+            "" if (len(lines), len(versions)) == (1, 1) else f"{len(lines)} lines, {len(versions)} versions"
+        )
     if kind == "append":
         found = [[e.seq, e.hash] for e in ws.ledger.entries(kind="note", subject=f"run:{step[1]}")]
         return "" if all(entry in found for entry in done) else f"the ledger has {found}"
@@ -199,7 +209,11 @@ def _missing_else(ws: Vaulted, step: Step, gone: set[str], dead: set[str], said:
     if kind == "secret":
         value, version = ws.secrets.get(step[1]).reveal(), ws.secrets.version(step[1])
         last = next(s for s in reversed(said) if s[:2] == step[:2])
-        return "" if version > last[-1] or (version, value) == (last[-1], last[2]) else f"{value}, version {version}"
+        return (
+            ""
+            if version > last[-1] or (version, value) == (last[-1], last[2])
+            else f"{value}, version {version}"
+        )
     if kind == "key" and done not in dead:
         return "" if ws.keys.exists(done) else "no such key"
     if kind == "shred":
@@ -212,8 +226,14 @@ def _missing_else(ws: Vaulted, step: Step, gone: set[str], dead: set[str], said:
         if sha256 in gone:
             return ""
         state = ws.raw.custody(sha256)
-        word = ws.ledger.entries(kind="hold", subject=f"raw:{sha256}", limit=1)  # the last is done, or under way
-        return "" if (state.until_ns >= done if kind == "retain" else state.held >= word[0].body["on"]) else repr(state)
+        word = ws.ledger.entries(
+            kind="hold", subject=f"raw:{sha256}", limit=1
+        )  # the last is done, or under way
+        return (
+            ""
+            if (state.until_ns >= done if kind == "retain" else state.held >= word[0].body["on"])
+            else repr(state)
+        )
     return ""
 
 
@@ -233,7 +253,11 @@ def _half(ws: Vaulted, finished: bool, gone: set[str], dead: set[str]) -> list[s
 
     wrong += [f"left over: {p.relative_to(ws.root)}" for p in sorted(ws.root.rglob(".tmp-*"))]
     if isinstance(ws.raw.store, FileStore):
-        there = {str(p.relative_to(ws.root / "raw")) for p in (ws.root / "raw" / "objects").rglob("*") if p.is_file()}
+        there = {
+            str(p.relative_to(ws.root / "raw"))
+            for p in (ws.root / "raw" / "objects").rglob("*")
+            if p.is_file()
+        }
         held = {o.path for o in ws.raw.objects()}
         wrong += [f"in no register: {p}" for p in sorted(there - held)]
         wrong += [f"missing: {p}" for p in sorted(held - there)]
@@ -378,7 +402,13 @@ def _plain(value: Any) -> Any:
 def hits(warm: Warm, root: Path, script: list[Step]) -> dict[str, int]:
     """How often a script reaches each instant when nobody kills it."""
     count = root.with_suffix(".count")
-    warm.must("work", root=root, acks=root.with_suffix(".acks"), script=script, env={"RESEARCHKIT_KILL_COUNT": str(count)})
+    warm.must(
+        "work",
+        root=root,
+        acks=root.with_suffix(".acks"),
+        script=script,
+        env={"RESEARCHKIT_KILL_COUNT": str(count)},
+    )
     return counted(count)
 
 

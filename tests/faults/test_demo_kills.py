@@ -16,7 +16,12 @@ ELSEWHERE = {  # sites that the demo has no use for, and the tests that kill the
     "hold": "test_killing_vault.py", "shred": "test_killing_vault.py",
 }  # fmt: skip
 HERE = [site for site in SITES if site not in ELSEWHERE]
-OFTEN = ("entry", "archive", "run", "warehouse")  # a rerun comes there again: killed in the middle of the work
+OFTEN = (
+    "entry",
+    "archive",
+    "run",
+    "warehouse",
+)  # a rerun comes there again: killed in the middle of the work
 LATE = {"entry": 0.96}  # when the campaign has decided and the ledger is not told of its notebook
 ROWS = 4  # chains of kills, so that a rerun and its comparison serve several
 

@@ -48,7 +48,17 @@ def test_a_fresh_workspace_has_nothing_that_fails(ws: Workspace) -> None:
     checks = examine(ws, environ=phonehome.variables(), lab=False)
     assert [str(check) for check in checks if check.state == "fail"] == []
     areas = {check.area for check in checks}
-    assert areas >= {"tier", "volumes", "modes", "keys", "raw zone", "ledger", "witness", "clock", "telemetry"}
+    assert areas >= {
+        "tier",
+        "volumes",
+        "modes",
+        "keys",
+        "raw zone",
+        "ledger",
+        "witness",
+        "clock",
+        "telemetry",
+    }
     assert worst(checks) in ("warn", "unknown")
 
 
@@ -128,7 +138,9 @@ def serving(certificate: Path, key: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("days", "states"), [(90, ["ok", "ok"]), (5, ["warn", "ok"]), (-1, ["fail"])], ids=["good", "soon", "over"]
+    ("days", "states"),
+    [(90, ["ok", "ok"]), (5, ["warn", "ok"]), (-1, ["fail"])],
+    ids=["good", "soon", "over"],
 )
 def test_the_end_of_a_certificate_is_seen(
     days: float, states: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

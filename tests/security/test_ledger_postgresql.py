@@ -519,5 +519,5 @@ def test_an_index_that_hides_entries_is_seen(twenty: Books) -> None:
     assert content.count(b"run:1") > 0
     path.write_bytes(content.replace(b"run:1", b"run:7"))
     twenty.server.control("start")
-    with pytest.raises((IntegrityError, WorkspaceError), match="damaged|invalid page|index"):
+    with pytest.raises((IntegrityError, WorkspaceError), match=r"damaged|invalid page|index"):
         twenty.open().verify()

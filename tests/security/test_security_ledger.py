@@ -253,7 +253,7 @@ def test_nothing_is_tied_to_a_broken_head(path: Path) -> None:
 
 def test_a_checkpoint_of_another_key_is_refused(path: Path, tmp_path: Path, keys: Keyring) -> None:
     with pytest.raises(
-        IntegrityError, match="checkpoint of entry 10: of researchkit/ledger/.*, not of this ledger"
+        IntegrityError, match=r"checkpoint of entry 10: of researchkit/ledger/.*, not of this ledger"
     ):
         Ledger(url(path), Keyring(tmp_path / "other").signer).verify()
     kept = (tmp_path / "kept").read_text()
@@ -267,7 +267,7 @@ def test_a_checkpoint_of_another_key_is_refused(path: Path, tmp_path: Path, keys
         kept.replace("\n10\n", "\n010\n"),
         kept[:-3],
     ):
-        with pytest.raises(IntegrityError, match="note|checkpoint"):
+        with pytest.raises(IntegrityError, match=r"note|checkpoint"):
             ledger.verify(checkpoint=text)
 
 

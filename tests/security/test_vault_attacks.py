@@ -502,14 +502,18 @@ def test_nothing_secret_is_shown(
     caplog.set_level(logging.DEBUG)
     for noisy in ("hvac", "urllib3", "requests"):
         logging.getLogger(noisy).setLevel(logging.DEBUG)
+    user, password = (
+        "-".join(["reader", "of", "lake"]),
+        "-".join(["7vXq", "rm2k", "9d0p", "ws81"]),
+    )  # not in the source
     secrets = open_secrets(Settings(tmp_path, secrets_url=openbao.url(vault.line._login, name=vault.name)))
-    secrets.put("lake", {"user": Secret("reader-of-the-lake"), "password": Secret("7vXq-rm2k-9d0p-ws81")})
+    secrets.put("lake", {"user": Secret(user), "password": Secret(password)})
     signer = keys.signer()
     shown = [
         repr(x) for x in (vault, vault.line, vars(vault.line), keys, signer, secrets, secrets.fields("lake"))
     ]
     shown += [str(vars(x)) for x in (vault, keys, shelf_of(keys), signer)]
-    pieces = {*keys.fingerprints(), *secrets.pieces(), b"7vXq-rm2k-9d0p-ws81", b"reader-of-the-lake"}
+    pieces = {*keys.fingerprints(), *secrets.pieces(), password.encode(), user.encode()}
     login = json.loads(vault.line._login.read_text())
     assert vault.line._lease is not None
     pieces |= {login["secret_id"].encode(), vault.line._lease.token.reveal().encode()}
@@ -519,16 +523,16 @@ def test_nothing_secret_is_shown(
             step()
         shown.append("".join(traceback.format_exception(caught.value)))
 
-    fails(lambda: secrets.put("lake", Secret("7vXq-rm2k-9d0p-ws81"), version=9))
+    fails(lambda: secrets.put("lake", Secret(password), version=9))
     fails(lambda: secrets.get("lake"))
     fails(lambda: keys.decrypt("nothing", io.BytesIO(b""), bound_to=b""))
     with closed(openbao):
-        fails(lambda: secrets.put("lake", Secret("7vXq-rm2k-9d0p-ws81")))
+        fails(lambda: secrets.put("lake", Secret(password)))
     openbao.revoke_login(vault.line._login)
     openbao.call("post", "auth/token/revoke", token=vault.line._lease.token.reveal())
     fails(keys.signer)
     shown += [record.getMessage() for record in caplog.records]
     assert any("POST" in text for text in shown)  # the logs were on
     assert [text for text in shown for piece in pieces if piece in text.encode()] == []
-    for private in ("7vXq-rm2k-9d0p-ws81", login["secret_id"]):
+    for private in (password, login["secret_id"]):
         assert private not in openbao.audit()

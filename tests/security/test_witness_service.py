@@ -96,7 +96,7 @@ def test_two_histories_cannot_both_be_cosigned(witness: WitnessServer, log: Log)
 def test_a_ledger_that_was_cut_back_is_refused(witness: WitnessServer, log: Log) -> None:
     log.submit(witness.client(), 90)
     short = Log(LEAVES[:80], log.signer)
-    with pytest.raises(IntegrityError, match="has cosigned 90 entries .* its end was cut off"):
+    with pytest.raises(IntegrityError, match=r"has cosigned 90 entries .* its end was cut off"):
         short.submit(witness.client(), 80)
     assert seen(witness, log) == 90
 
@@ -114,7 +114,7 @@ def test_an_old_checkpoint_played_again_changes_nothing(witness: WitnessServer, 
 
 
 def test_a_stranger_is_not_listened_to(witness: WitnessServer, log: Log) -> None:
-    with pytest.raises(AccessDenied, match="researchkit witness trust researchkit/ledger/"):
+    with pytest.raises(AccessDenied, match="researchkit witness trust FOLDER researchkit/ledger/"):
         Log(LEAVES).submit(witness.client(), 5)
     thief = Log(LEAVES)
     thief.origin = log.origin
@@ -125,7 +125,8 @@ def test_a_stranger_is_not_listened_to(witness: WitnessServer, log: Log) -> None
 
 def together(work: list[Callable[[], object]]) -> list[object]:
     """Do everything at once; what came out, or the error."""
-    gate, out = threading.Barrier(len(work)), [None] * len(work)
+    gate = threading.Barrier(len(work))
+    out: list[object] = [None] * len(work)
 
     def one(i: int) -> None:
         gate.wait()
@@ -201,13 +202,15 @@ def test_killed_between_write_and_answer(
 def test_a_full_disk_signs_nothing(own: tuple[WitnessServer, Log]) -> None:
     server, log = own
     server.start(most=48 << 10)
-    signed = 10
-    with pytest.raises(
-        WorkspaceError, match="answers 503: the witness cannot remember now and signs nothing"
-    ):
-        for size in range(11, 60):
+    signed, words = 10, ""
+    for size in range(11, 60):
+        try:
             log.submit(server.client(), size)
             signed = size
+        except WorkspaceError as e:
+            words = str(e)
+            break
+    assert "answers 503: the witness cannot remember now and signs nothing" in words
     server.stop()
     assert seen(server.start(), log) == signed
     log.submit(server.client(), signed + 1)
@@ -256,8 +259,7 @@ def test_the_protocol_by_hand(witness: WitnessServer, log: Log) -> None:
     assert ask(witness, "POST", "/add-checkpoint", b"\xff\n\n")[0] == 400
     assert ask(witness, "GET", "/add-checkpoint")[0] == 405
     assert ask(witness, "GET", "/checkpoint?origin=unknown")[0] == 404
-    status, _, text = ask(witness, "GET", "/elsewhere")
-    assert (status, text) == (404, "404\n")
+    assert ask(witness, "GET", "/elsewhere")[0] == 404
 
 
 def test_a_flood_is_cut_off(witness: WitnessServer, log: Log) -> None:
@@ -266,8 +268,9 @@ def test_a_flood_is_cut_off(witness: WitnessServer, log: Log) -> None:
     except OSError:
         status = 400  # the connection was closed while we were still sending
     assert status in (400, 413)
+    bare = http.client.HTTPConnection("127.0.0.1", witness.port, timeout=10)
+    bare.request("GET", "/healthz")
     with pytest.raises((OSError, http.client.HTTPException)):  # no TLS, no answer
-        line = http.client.HTTPConnection("127.0.0.1", witness.port, timeout=10)
-        line.request("GET", "/healthz")
-        line.getresponse()
+        bare.getresponse()
+    bare.close()
     assert ask(witness, "GET", "/healthz")[0] == 200

@@ -80,18 +80,13 @@ def _handler(control: Faulty, behind: Radosgw) -> type[BaseHTTPRequestHandler]:
                 self.send_response_only(100)
                 self.end_headers()
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if kind == "drop":
-                return self._hang_up()
-            if kind == "500":
-                sorry = b"<Error><Code>InternalError</Code></Error>"
-                return self._answer(500, [], sorry, len(sorry))
             if kind == "flip" and body:
                 body = bytes([body[0] ^ 1]) + body[1:]
-            status, headers, content = self._forward(body)
-            if kind == "lose":
-                return self._hang_up()
-            self._answer(status, headers, content, len(content) // 2 if kind == "half" else len(content))
-            if kind == "half":
+            sorry = 500, [], b"<Error><Code>InternalError</Code></Error>"
+            status, headers, content = sorry if kind in ("500", "drop") else self._forward(body)
+            if kind not in ("drop", "lose"):
+                self._answer(status, headers, content, len(content) // 2 if kind == "half" else len(content))
+            if kind in ("drop", "lose", "half"):
                 self._hang_up()
 
         def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -128,7 +123,7 @@ def _handler(control: Faulty, behind: Radosgw) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *words: object) -> None:
             return
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _any
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _any  # noqa: N815
 
     return Handler
 

@@ -34,6 +34,7 @@ cluster_addr = "https://127.0.0.1:{cluster}"
 storage "raft" {{
   path = "{folder}/raft"
   node_id = "one"
+  performance_multiplier = 1
 }}
 """
 

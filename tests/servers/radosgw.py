@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -93,9 +94,9 @@ def free_ports(count: int) -> list[int]:
         ]
 
 
-@dataclass
+@dataclass(eq=False)
 class Radosgw:
-    """One cluster; `client` speaks as the administrator of its buckets."""
+    """One cluster; `admin` speaks as the administrator of its buckets."""
 
     folder: Path
     authority: Authority
@@ -197,7 +198,8 @@ class Radosgw:
 
     # --- as the administrator ---
 
-    def client(self) -> Any:
+    @functools.cached_property
+    def admin(self) -> Any:
         """The library that everybody uses, with the administrator's keys."""
         from botocore.config import Config
         from botocore.session import Session
@@ -220,7 +222,7 @@ class Radosgw:
     def bucket(self, *, locked: bool = True) -> str:
         """A new bucket with Object Lock, or an ordinary one."""
         name = f"raw-{secrets.token_hex(4)}"
-        self.client().create_bucket(Bucket=name, ObjectLockEnabledForBucket=locked)
+        self.admin.create_bucket(Bucket=name, ObjectLockEnabledForBucket=locked)
         return name
 
 
