@@ -5,6 +5,7 @@
 # %% ../nbs/foundation/03_context.ipynb #ctx03
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -44,13 +45,17 @@ class Resource:
         return self.dataset.lower().replace(".", "_"), self.schema.lower().replace("-", "_")
 
 # %% ../nbs/foundation/03_context.ipynb #ctx12
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+
+
 def parse_table(
     name: str,  # "GLBX.MDP3/ohlcv-1d"
 ) -> Resource:  # the whole table
     """Read the name that people write for a table."""
     dataset, slash, schema = name.partition("/")
-    if not (dataset and slash and schema) or "/" in schema:
-        raise ValueError(f"a table is written DATASET/schema, as in GLBX.MDP3/ohlcv-1d, got '{name}'")
+    if not (slash and _PART.fullmatch(dataset) and _PART.fullmatch(schema)):
+        shown = ascii(name if len(name) <= 80 else f"{name[:80]}…")
+        raise ValueError(f"a table is written DATASET/schema, as in GLBX.MDP3/ohlcv-1d, got {shown}")
     return Resource(dataset, schema)
 
 # %% ../nbs/foundation/03_context.ipynb #ctx16

@@ -132,7 +132,7 @@ def _compare_roots(shelf: Shelf, roots: Iterable[tuple[int, bytes]], entries: in
         if tree.root(size) != root:
             raise IntegrityError(f"ledger entries 1 to {size}: not what was signed, history was rewritten")
 
-
+# %% ../../nbs/security/43_audit.ipynb #aud142
 def verify(
     shelf: Shelf,
     keys: Sequence[str],  # public keys of this ledger, oldest first; none: signatures are not checked
@@ -163,7 +163,7 @@ def verify(
         shelf.healthy()
     return LedgerReport(seq, head, len(claims), first, True, seen, tuple(remarks))
 
-
+# %% ../../nbs/security/43_audit.ipynb #aud143
 def _witnessed(text: str, witness: Witness | None) -> bool:
     """Whether a note that the ledger keeps carries the witness's signature; a false one is an `IntegrityError`."""
     if witness is None or text.startswith("{"):

@@ -153,7 +153,7 @@ def _amcheck(connection: psycopg.Connection[Any]) -> None:
     except psycopg.Error:
         pass  # a full verification then does without
 
-
+# %% ../../nbs/security/44_installation.ipynb #ins122
 def _admit(connection: psycopg.Connection[Any], writer: Mapping[str, Secret]) -> None:
     """Let the writer in: connect, select, insert."""
     from psycopg import sql
@@ -201,7 +201,7 @@ def check_server(connection: sa.Connection, name: str) -> None:
     for index in _indexes(connection):
         connection.exec_driver_sql(f"SELECT {SCHEMA}.bt_index_check('{index}', true)")
 
-
+# %% ../../nbs/security/44_installation.ipynb #ins142
 def _check_guards(connection: sa.Connection, name: str) -> None:
     """Compare triggers and their functions with what was installed."""
     query = f"""SELECT relname || '.' || tgname, pg_get_triggerdef(t.oid), tgenabled::text FROM pg_trigger t

@@ -72,8 +72,8 @@ def test_wicked_names_are_refused_at_every_door(ws: Vaulted, door: str) -> None:
             try:
                 step(name)
             except (ResearchKitError, ValueError) as e:
-                assert "\0" not in str(e)
-                assert "\x1b" not in str(e), "an error must not write to a terminal what it was given"
+                if {"\0", "\x1b"} & set(str(e)):  # which a terminal would obey
+                    taken.append((number, ascii(name), "is repeated as it is in the message"))
             except Exception as e:
                 taken.append((number, ascii(name), f"{type(e).__name__} comes out as it is"))
             else:

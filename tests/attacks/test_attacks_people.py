@@ -122,8 +122,8 @@ def test_a_key_that_others_may_read_is_refused(ws: Vaulted, name: str) -> None:
 # --- a second writer ---
 
 
-@pytest.mark.attack("a second writer of the same name", tier="embedded")
-def test_two_threads_that_write_a_secret_do_not_lose_one(ws: Vaulted) -> None:
+@pytest.mark.attack("a second writer of a secret", tier="embedded")
+def test_threads_that_write_one_secret_do_not_lose_any(ws: Vaulted) -> None:
     version, gate, said = ws.secrets.put("db", Secret("v1")), threading.Barrier(3), []
 
     def write(n: int) -> None:

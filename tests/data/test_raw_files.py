@@ -119,7 +119,7 @@ def test_a_link_under_an_objects_name_is_neither_read_nor_adopted(
     put(ws.raw, b"another")  # makes the key
     place.parent.mkdir(parents=True, exist_ok=True)
     link(outside, place)
-    with pytest.raises(IntegrityError, match="a link or no folder on the way|does not open under key"):
+    with pytest.raises(IntegrityError, match=r"a link or no folder on the way|does not open under key"):
         put(ws.raw, b"paid for")
     assert outside.read_bytes() == b"something else"
     assert ws.raw.find(hash_of(b"paid for")) is None
@@ -361,8 +361,7 @@ def test_a_stream_that_is_cut_or_changed_never_ends_well(ws: SimpleNamespace) ->
     for damaged in (whole[:-1], whole[: 2 << 20], whole + b"x", b"", whole[:100] + b"x" + whole[101:]):
         path.write_bytes(damaged)
         with pytest.raises(IntegrityError), ws.raw.open(kept.sha256, context=ME) as stream:
-            while stream.read(1 << 20):
-                pass
+            stream.read()
         assert [f.ok for f in ws.raw.verify()] == [False]
 
 

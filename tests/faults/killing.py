@@ -35,7 +35,7 @@ HEAVY = (
     "papermill.iorw", "polars", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "pyiceberg.catalog.sql",
     "pyiceberg.io.pyarrow", "regopy", "rich.progress", "scipy.optimize", "scipy.stats", "sklearn.isotonic",
     "sklearn.linear_model", "sklearn.pipeline", "sklearn.preprocessing", "skops.io", "sqlalchemy.dialects.sqlite",
-    "tink.streaming_aead", "yaml", "zstandard",
+    "tink.aead", "tink.streaming_aead", "yaml", "zstandard",
 )  # fmt: skip
 HARMLESS = ("python", "jemalloc_bg_thd", "polars-ooc-clea")  # threads that exist before anything is computed
 QUIET = ("researchkit.dashboard", "researchkit.cli")  # pages and commands, which the demo does not need

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -22,10 +23,11 @@ from researchkit.context import Context, Principal
 from researchkit.errors import AccessDenied, IntegrityError, SecretUnavailable, WorkspaceError
 from researchkit.security.chain import GENESIS, canonical, link
 from researchkit.security.installation import OWNER, REVISION, TABLES, install
-from researchkit.security.ledger import Entry, Ledger
+from researchkit.security.ledger import Entry, Ledger, open_ledger
 from researchkit.security.postgresql import SCHEMA, PostgresShelf
 from researchkit.security.secret import Secret
 from researchkit.security.signing import signer_of
+from researchkit.settings import read
 
 pytestmark = pytest.mark.xdist_group("postgresql")
 WHO = Context(Principal("quant7", ("quant",)), run="7f3a")
@@ -206,6 +208,18 @@ def test_eight_processes_append_to_one_chain_through_a_restart(books: Books, tmp
         lines = ledger.entries(writer=writer)
         assert [e.body["i"] for e in lines] == list(range(40))  # nothing lost, nothing twice
         assert [e.hash for e in lines] == (tmp_path / writer).read_text().split()
+
+
+def test_the_settings_open_it(books: Books, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(books.server.ca.read_bytes())
+    where = f"postgresql://127.0.0.1:{books.server.port}/{books.name}?ca=ca.pem&secret=ledger"
+    asked: list[str] = []
+    secrets = SimpleNamespace(fields=lambda name: asked.append(name) or WRITER)
+    ledger = open_ledger(read(tmp_path, {"ledger_url": where}), lambda: SIGNER, lambda: secrets)
+    assert ledger.append("read", {}, WHO).seq == 1
+    assert ledger.verify(checkpoint=ledger.checkpoint()).checkpoints == 1
+    assert set(asked) == {"ledger"}
+    assert WRITER["password"].reveal() not in repr(vars(ledger)) + repr(vars(ledger._shelf))
 
 
 # --- a commit that nobody answers ---

@@ -81,7 +81,7 @@ def test_every_entry_and_every_range_holds(book: Cosigned, tmp_path: Path) -> No
     for i, (first, last) in enumerate([(1, 40), (1, 1), (40, 40), (2, 39), (30, 31), (7, 33), (1, 30)]):
         path = tmp_path / f"range-{i}.jsonl"
         assert proofs.export_range(book, path, first, last) == last - first + 1
-        assert run(path, path.read_bytes() if path.chmod(0o644) is None else b"")[0] == 0
+        assert run(tmp_path / "copy", path.read_bytes())[0] == 0
     with pytest.raises(NotFound, match="entry 41 lies under no checkpoint yet"):
         proofs.export(book, 41)
 

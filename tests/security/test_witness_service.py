@@ -6,7 +6,8 @@ import http.client
 import signal
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_a_stranger_is_not_listened_to(witness: WitnessServer, log: Log) -> None
     assert witness.client().latest(log.origin) is None
 
 
-def together(work: list[Callable[[], object]]) -> list[object]:
+def together(work: Sequence[Callable[[], object]]) -> list[object]:
     """Do everything at once; what came out, or the error."""
     gate = threading.Barrier(len(work))
     out: list[object] = [None] * len(work)
@@ -146,11 +147,13 @@ def together(work: list[Callable[[], object]]) -> list[object]:
 def test_eight_who_submit_at_once_make_one_history(witness: WitnessServer, log: Log) -> None:
     forged = log.rewritten()
     logs = [log, forged] * 4
-    work = [
-        lambda i=i, who=who: [who.submit(witness.client(), n) for n in range(10 + i, 60 + i, 10)]
-        for i, who in enumerate(logs)
-    ]
-    together(work)
+
+    def grow(who: Log, start: int) -> None:
+        """Hand in five heads, one after the other."""
+        for size in range(start, start + 50, 10):
+            who.submit(witness.client(), size)
+
+    together([partial(grow, who, 10 + i) for i, who in enumerate(logs)])
     rows = witness.memory()
     final = read_checkpoint(split_note(rows.latest(log.origin) or "")[0])
     winner = next(who for who in (log, forged) if who.tree.root(final.size) == final.root)
@@ -164,8 +167,8 @@ def test_a_cosignature_is_never_older_than_what_it_takes_back(witness: WitnessSe
     """The race of the protocol's own text: both proofs hold, the shorter one is stored last."""
     log.submit(witness.client(), 10)
     for size in range(20, 120, 20):
-        notes = [(n, log.note(n), log.tree.consistency(size - 10, n)) for n in (size, size + 10)]
-        together([lambda o=size - 10, n=n: witness.memory().add(o, n[2], n[1]) for n in notes])
+        notes = [(log.note(n), log.tree.consistency(size - 10, n)) for n in (size, size + 10)]
+        together([partial(witness.memory().add, size - 10, proof, note) for note, proof in notes])
         if seen(witness, log) == size:
             log.submit(witness.client(), size + 10)
         assert seen(witness, log) == size + 10
