@@ -92,8 +92,15 @@ class Archive:
                 f"archive {path}: the content looks like {found[0]} at byte {found[1]:,}, and nothing can be "
                 "taken out of the archive again. Remove it from the source and run again"
             )
+        self._stays_inside(path)
         write_once(self.folder / path, content, site="archive", scratch=self.folder / ".unfinished")
+        self._stays_inside(path)  # nobody changed the way in between
         return Archived(path, hashlib.sha256(content).hexdigest(), len(content))
+
+    def _stays_inside(self, path: str) -> None:
+        """Refuse a way that a link bends."""
+        if (self.folder / path).parent.resolve() != self.folder.resolve() / Path(path).parent:
+            raise IntegrityError(f"archive {path}: there is a link on the way to it, and nothing is written")
 
     def path(self, relative: str) -> Path:
         """Where a file lies; raises `NotFound` when it is not there or not inside the archive."""

@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 import signal
+import stat
 from collections.abc import Buffer, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,7 +189,7 @@ def write_once(
     scratch: Path | None = None,  # where the temporary file lies, same file system; default: beside `path`
 ) -> Path:  # the same path; it holds exactly `data`, durably
     """Publish `data` under a name that is never written again; other bytes there are an `IntegrityError`."""
-    if isinstance(data, bytes) and path.exists():
+    if isinstance(data, bytes) and os.path.lexists(path):
         _same(path, hashlib.sha256(data).hexdigest())
         return path
     with _temporary(path.parent if scratch is None else scratch, _pour(data), mode) as (temporary, digest):
@@ -221,9 +222,24 @@ def sha256_of(
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _plain_file(path: Path) -> int:  # its descriptor
+    """Open a file that is a file: a link could lead elsewhere, today or tomorrow."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as e:
+        why = "is a link" if e.errno == errno.ELOOP else f"cannot be read: {e.strerror}"
+        raise IntegrityError(f"{path.name} is written once, and what lies there {why}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise IntegrityError(f"{path.name} is written once, and what lies there is no file")
+    return fd
+
+
 def _same(path: Path, digest: str) -> None:
     """Refuse a file whose bytes are not those of `digest`."""
-    if (there := sha256_of(path)) != digest:
+    with open(_plain_file(path), "rb") as file:
+        there = hashlib.file_digest(file, "sha256").hexdigest()
+    if there != digest:
         hashes = f"sha256 {there[:12]}…, new {digest[:12]}…"
         raise IntegrityError(f"{path.name} is written once and holds other bytes: {hashes}")
 
@@ -272,8 +288,8 @@ def sweep_temporary(
 def _sweep(path: Path) -> bool:
     """Remove one leftover unless its writer lives."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # gone, a link by now, or somebody else's
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -242,3 +242,9 @@ ATTACKS: tuple[Attack, ...] = (
         "nothing acknowledged is lost, nothing is half there, the chain holds, and a rerun finishes",
     ),
 )  # fmt: skip
+
+
+if __name__ == "__main__":  # the rows of the page
+    print("| attack | tier | the attacker has | what must happen | test |\n|---|---|---|---|---|")
+    for attack in ATTACKS:
+        print(f"| {attack.name} | {attack.tier} | {attack.has} | {attack.must} | `{attack.test}` |")

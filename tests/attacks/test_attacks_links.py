@@ -134,7 +134,6 @@ def test_the_archive_does_not_follow_a_link(tmp_path: Path, elsewhere: Path, wha
     assert sorted(elsewhere.rglob("*")) == before
 
 
-@pytest.mark.attack("a link in the archive", tier="embedded")
 def test_the_archive_reads_nothing_outside(tmp_path: Path, elsewhere: Path) -> None:
     archive = Archive(tmp_path / "archive")
     archive.put(b"{}", day=DAY, job="job", run="run", name="x.ipynb")

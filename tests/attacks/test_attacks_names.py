@@ -82,7 +82,6 @@ def test_wicked_names_are_refused_at_every_door(ws: Vaulted, door: str) -> None:
     assert everything(ws) == before
 
 
-@pytest.mark.attack("names that are paths or lie", tier="embedded")
 def test_honest_names_of_the_world_are_taken(ws: Vaulted) -> None:
     for number, name in enumerate(
         ("glbx-mdp3-20041231.ohlcv-1d.dbn.zst", "相場 2004.dbn", "café.dbn", "a..b")
@@ -91,7 +90,6 @@ def test_honest_names_of_the_world_are_taken(ws: Vaulted) -> None:
     assert len(ws.raw.objects()) == 4
 
 
-@pytest.mark.attack("names that are paths or lie", tier="embedded")
 def test_two_names_that_look_alike_are_two_names(ws: Vaulted, tmp_path: Path) -> None:
     ws.raw.put(b"latin", name="a.dbn", key="own", table=TABLE, context=ME)
     ws.raw.put(b"cyrillic", name="\u0430.dbn", key="own", table=TABLE, context=ME)

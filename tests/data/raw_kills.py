@@ -115,7 +115,7 @@ def main() -> None:
         reached = dict.fromkeys((Path(place) / "untouched.count").read_text().split()) if ended == 0 else {}
         wanted = facts(zone(root, store(root)))
         wrong: dict[str, Any] = {} if ended == 0 else {"untouched": ended}
-        instants = [at for at in reached if at.partition(":")[0] in task["sites"]]
+        instants = [at for at in reached if at.startswith(tuple(task["sites"]))]
         for at in instants:
             name = at.replace(":", "-")
             ended, root = lived(name, f"{at}:1")
