@@ -91,8 +91,8 @@ class Versions:
     def claim(self, table: str, name: str, sha256: str, *, context: Context) -> int:
         """Take the next free number for an object, in the ledger; the same number when asked again."""
         numbers = [v.version for v in self.of(table, name)]
-        last: int = max(numbers, default=0)
-        for number in sorted({*range(1, last)} - {*numbers}):  # claimed, and killed before it was registered
+        last = max(numbers, default=0)
+        for number in sorted(set(range(1, last)).difference(numbers)):  # claimed, and killed before it was registered
             if self._claimed(table, name, number) == sha256:
                 return number
         while (holder := self._claimed(table, name, last + 1)) not in (None, sha256):

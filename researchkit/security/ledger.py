@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -103,6 +103,9 @@ def _words(body: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v}" for k, v in body.items() if k != "subject")
 
 # %% ../../nbs/security/07_ledger.ipynb #led24
+_PAGE = 2_000  # entries
+
+
 class Reading:
     """The questions that a ledger answers."""
 
@@ -142,6 +145,16 @@ class Reading:
             head = self.head()
             raise not_found("ledger entry", str(seq), [] if head is None else [f"1 to {head.seq}"])
         return found[0]
+
+    def between(
+        self,
+        first: int,
+        last: int,  # inclusive
+    ) -> Iterator[Entry]:  # in order, some thousand in memory at a time
+        """A stretch of entries, by their numbers."""
+        text = f"{self._shelf.dialect.select} WHERE seq >= :first AND seq <= :last ORDER BY seq DESC"
+        for lo in range(first, last + 1, _PAGE):
+            yield from ask(self._shelf, text, {"first": lo, "last": min(lo + _PAGE - 1, last)})
 
     def head(self) -> Entry | None:
         """The last entry, or None while there is none."""

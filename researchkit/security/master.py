@@ -10,13 +10,14 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import IntegrityError, SecretUnavailable
-from .durable import make_folder, write_once, write_over
+from .durable import PREFIX, make_folder, write_once, write_over
 from researchkit.security.passphrase import (
     COST,
     checked_passphrase,
@@ -114,7 +115,26 @@ def writing(
 ) -> Iterator[None]:
     """Be the only one who reads or writes keys; not to be entered twice by one thread."""
     with _locked(make_folder(folder, mode=0o700), fcntl.LOCK_EX):
+        _clear_leftovers(folder)
         yield
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Write over and remove what killed writers left, which may hold a key in the clear; the caller holds the lock."""
+    for path in sorted(folder.rglob(f"{PREFIX}*")):
+        with suppress(OSError):  # a link, somebody else's, or a living writer's
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found = os.fstat(fd)
+                if (
+                    stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+                ):  # two names: it is the real file as well
+                    os.write(fd, bytes(found.st_size))
+                    os.fsync(fd)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(fd)
 
 # %% ../../nbs/security/24_master.ipynb #mas35
 def older_files(

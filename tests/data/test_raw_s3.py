@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -100,8 +101,9 @@ def soon(seconds: float = 3_600) -> int:
     return int((datetime.now(UTC) + timedelta(seconds=seconds)).timestamp()) * 10**9
 
 
-def text(size: int, seed: int = 7) -> bytes:
-    return random.Random(seed).randbytes(size)
+@functools.cache
+def text(size: int) -> bytes:
+    return random.Random(7).randbytes(size)
 
 
 # --- what Object Lock promises -------------------------------------------------------------------
@@ -286,7 +288,7 @@ def test_wrong_credentials_are_said_and_right_ones_never(
 def test_a_write_survives_a_server_that_fails_in_the_middle(
     broken: S3Store, faulty: Faulty, kind: str
 ) -> None:
-    content = text(2 * PART + 5)
+    content = text(PART + 5)
     for method, path in (("POST", "uploads"), ("PUT", "partNumber=2"), ("POST", "uploadId"), ("HEAD", NAME)):
         faulty.next(kind, method, path)
     faulty.next(kind, "PUT", "retention")
@@ -326,7 +328,7 @@ def test_a_server_that_goes_on_failing_is_said_and_leaves_nothing(
 
 
 def test_a_read_that_is_cut_goes_on_where_it_was(broken: S3Store, faulty: Faulty) -> None:
-    content = text(3 * PART)
+    content = text(PART + 5)
     kept = broken.publish(NAME, lambda sink: sink.write(content), until_ns=soon())
     faulty.next("half", "GET", NAME, times=3)
     faulty.next("500", "GET", NAME)

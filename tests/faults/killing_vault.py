@@ -143,9 +143,15 @@ def _rotate(ws: Vaulted) -> int:
     return 0
 
 
+def _arm(ws: Vaulted, count: str, at: str) -> None:
+    """Ask for a kill from here on."""
+    Path(count).unlink(missing_ok=True)
+    os.environ |= {"RESEARCHKIT_KILL_COUNT": count, "RESEARCHKIT_KILL_AT": at}
+
+
 STEPS: dict[str, Callable[..., Any]] = {
     "put": _put, "append": _append, "checkpoint": _checkpoint, "secret": _secret, "key": _key, "retain": _retain,
-    "hold": _hold, "delete": _delete, "shred": _shred, "rotate": _rotate,
+    "hold": _hold, "delete": _delete, "shred": _shred, "rotate": _rotate, "arm": _arm,
 }  # fmt: skip
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from killing_vault import Step, Warm, hits, killed
+from sited import Site
 
 from researchkit.security.durable import INSTANTS
 
@@ -58,13 +61,55 @@ def test_the_script_reaches_every_site(embedded: tuple[Path, dict[str, int]]) ->
 
 
 @pytest.mark.xdist_group("killing the vault")
-@pytest.mark.parametrize("site", EMBEDDED)
+@pytest.mark.attack("killed at every durable instant", tier="embedded")
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_killed_in_the_embedded_tier(
-    site: str, embedded: tuple[Path, dict[str, int]], vault: Warm, tmp_path: Path
+    name: str, embedded: tuple[Path, dict[str, int]], vault: Warm, tmp_path: Path
 ) -> None:
     root = shutil.copytree(embedded[0], tmp_path / "ws")
     try:
-        at = (middle(embedded[1], site, "before"), f"{site}:after:1")  # killed, and killed again in the rerun
+        at = (middle(embedded[1], name, "before"), f"{name}:after:1")  # killed, and killed again in the rerun
         assert killed(vault, root, SCRIPT, at=at) == (True, [])
     finally:
         vault.ask("remove", root=root)
+
+
+# --- with PostgreSQL, a bucket and a vault ---
+
+SITE = ("key", "hold", "part", "ingest", "entry", "checkpoint", "witness", "shred")
+
+
+def turn(number: int) -> list[Step]:
+    """A script that has everything to do each time it comes round."""
+    first, second = 2 * number, 2 * number + 1
+    return [
+        ["put", f"{number}.dbn", 100 + first, 30_000], ["append", number, 3], ["secret", "db", f"value {number}"],
+        ["hold", 100 + first, 30_000, True], ["hold", 100 + first, 30_000, False], ["checkpoint"],
+        ["put", f"lent {number}.dbn", 100 + second, 900, f"lent{number}"], ["shred", f"lent{number}"],
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def site(
+    openbao: Any, postgresql: Any, radosgw: Any, vault: Warm, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A workspace on real servers."""
+    root = tmp_path_factory.mktemp("site") / "ws"
+    made = Site(openbao, postgresql, radosgw, tmp_path_factory.mktemp("logins")).settings()
+    vault.must("prepare", root=root, settings=made, witness=True)
+    return root
+
+
+@pytest.mark.xdist_group("radosgw")
+@pytest.mark.attack("killed at every durable instant", tier="site")
+def test_killed_at_a_site(site: Path, vault: Warm) -> None:
+    reached = hits(vault, site, turn(0))
+    assert set(reached) == {f"{name}:{instant}" for name in SITE for instant in INSTANTS}
+    acks = site.with_suffix(".acks")
+    for number, name in enumerate(SITE, 1):  # each run finishes what the last left, and is killed in its own turn
+        at = f"{name}:{INSTANTS[number % 2]}:1"
+        script = [*turn(number - 1), ["arm", str(site.with_suffix(".count")), at], *turn(number)]
+        run = vault.ask("work", root=site, acks=acks, script=script)
+        assert run["code"] == -signal.SIGKILL, f"was not killed at {at}: {run['log'][-700:]}"
+    vault.must("work", root=site, acks=acks, script=turn(len(SITE)))
+    assert vault.must("inspect", root=site, acks=acks, finished=True) == []

@@ -24,8 +24,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("data", "servers")]
-
 from researchkit.settings import environment
 
 os.environ.update(environment())
@@ -33,6 +31,7 @@ os.environ.update(environment())
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 MIB = 1 << 20
+sys.path[:0] = [str(HERE.parents[1] / name) for name in ("data", "servers")]  # what the steps import
 STEPS = {
     "put": "put, with the vendor's manifest: read once",
     "put again": "put without a manifest: read twice",
