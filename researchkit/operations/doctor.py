@@ -106,7 +106,7 @@ def _file_keys(settings: Settings) -> Iterator[Check]:
 
     folder = path_of(settings, "secrets_url")
     if Master(folder).protected:
-        yield Check("keys", "protection", "ok", "a passphrase: a stolen copy of the disk opens nothing")
+        yield Check("keys", "protection", "ok", "a passphrase: who finds a copy of keys opens no raw object with it")
         return
     apart = address_of(settings, "raw_url").scheme == "file" and not _same_volume(
         folder, path_of(settings, "raw_url")
