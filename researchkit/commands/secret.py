@@ -51,11 +51,22 @@ def _said(fields: list[str]) -> Mapping[str, Secret]:
     return {field: Secret(str(value)) for field, value in given.items()}
 
 
-def _note(ws: Workspace, name: str, body: Mapping[str, Any]) -> None:
-    """Tell the ledger, unless this secret is what opens it."""
+def _opens_the_ledger(ws: Workspace, name: str) -> bool:
+    """Whether the ledger cannot be told of this secret before it is there."""
     from researchkit.settings import address_of
 
-    if address_of(ws.settings, "ledger_url").options.get("secret") != name:
+    return address_of(ws.settings, "ledger_url").options.get("secret") == name
+
+
+def _ledger_answers(ws: Workspace, name: str) -> None:
+    """Refuse to change what could not be written down."""
+    if not _opens_the_ledger(ws, name):
+        ws.ledger.head()
+
+
+def _note(ws: Workspace, name: str, body: Mapping[str, Any]) -> None:
+    """Tell the ledger."""
+    if not _opens_the_ledger(ws, name):
         ws.ledger.append("secret", body, ws.context, subject=f"secret:{name}")
 
 
@@ -73,6 +84,7 @@ def secret_put(
 ) -> None:
     """Keep a secret, from standard input or a hidden prompt."""
     ws = opened(workspace)
+    _ledger_answers(ws, name)
     value = _said(field) if field else hidden(f"secret '{name}'")
     number = ws.secrets.put(name, value, version=version)
     _note(ws, name, {"deed": "put", "version": number})
@@ -96,6 +108,7 @@ def secret_ls(
 def secret_rm(name: str, yes: YesOption = "", workspace: WorkspaceOption = None) -> None:
     """Remove a secret with all its versions."""
     ws = opened(workspace)
+    _ledger_answers(ws, name)
     number = ws.secrets.version(name)
     if number:
         confirmed(f"this removes secret '{name}' with all its versions", name, yes=yes)

@@ -39,7 +39,9 @@ def endpoint_of(
     rest = given.removeprefix("https://").rstrip("/")
     host, _, port = rest.rpartition(":")
     if not given.startswith("https://") or not host or not port.isdigit() or "/" in rest or "@" in rest:
-        raise SettingsError(f"raw_url: endpoint must be https://HOST:PORT, got '{given}'; there is no default")
+        raise SettingsError(
+            f"raw_url: endpoint must be https://HOST:PORT, got '{given}'; there is no default"
+        )
     return f"https://{rest}"
 
 
@@ -73,7 +75,9 @@ class Fresh:
         if self._pair is None or self._clock() - self._pair[0] > _MINUTE:
             fields = self._read()
             if missing := {"access_key", "secret_key"} - set(fields):
-                raise SecretUnavailable(f"the bucket's credentials have no field {' and '.join(sorted(missing))}")
+                raise SecretUnavailable(
+                    f"the bucket's credentials have no field {' and '.join(sorted(missing))}"
+                )
             pair = [fields[name].reveal() for name in ("access_key", "secret_key")]
             self._pair = self._clock(), ReadOnlyCredentials(*pair, token=None, account_id=None)
         return self._pair[1]
@@ -144,7 +148,13 @@ def client(
 
 # %% ../../nbs/data/25_bucket.ipynb #buc16
 _REFUSED = ("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "403")
-_UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed")
+_UNKNOWN = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "AuthorizationHeaderMalformed",
+)
 _ABSENT = ("NoSuchKey", "NoSuchVersion", "NoSuchBucket", "404")
 _WRONG = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "InvalidPart", "InvalidRequest")
 
@@ -161,7 +171,9 @@ def in_our_words(
     if isinstance(fault, told.ClientError):
         code = str(fault.response.get("Error", {}).get("Code", ""))
         if code in _REFUSED:
-            return AccessDenied(f"{what}: the server refused it ({code}); its retention, a hold or its policy forbids it")
+            return AccessDenied(
+                f"{what}: the server refused it ({code}); its retention, a hold or its policy forbids it"
+            )
         if code in _UNKNOWN:
             return SecretUnavailable(f"{what}: the server does not accept the credentials ({code})")
         if code in _ABSENT:

@@ -92,7 +92,9 @@ class Versions:
         """Take the next free number for an object, in the ledger; the same number when asked again."""
         numbers = [v.version for v in self.of(table, name)]
         last = max(numbers, default=0)
-        for number in sorted(set(range(1, last)).difference(numbers)):  # claimed, and killed before it was registered
+        for number in sorted(
+            set(range(1, last)).difference(numbers)
+        ):  # claimed, and killed before it was registered
             if self._claimed(table, name, number) == sha256:
                 return number
         while (holder := self._claimed(table, name, last + 1)) not in (None, sha256):

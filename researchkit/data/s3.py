@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import time
-from collections.abc import Buffer, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from .bucket import Fresh, client, in_our_words, place_of, saying
+from .bucket import Fresh, client, place_of, saying
 from .digests import CHUNK, Digest, HashingWriter
 from .store import State, Stored, plain, refuse_early
+from .transfer import Parts, Resuming, expected_tag, md5_of
 from ..errors import IntegrityError, WorkspaceError
 from ..security.durable import reached
 from ..settings import Address
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from researchkit.security.secret import Secret
 
 # %% auto #0
-__all__ = ['PART', 'expected_tag', 'Parts', 'Resuming', 'S3Store']
+__all__ = ['S3Store']
 
 # %% ../../nbs/data/29_s3.ipynb #sss06
 def _when(ns: int) -> datetime:
@@ -38,150 +37,6 @@ def _when(ns: int) -> datetime:
 def _ns(when: datetime | None) -> int:
     """An instant of the server's in nanoseconds; 0 for none."""
     return 0 if when is None else int(when.timestamp()) * 10**9
-
-# %% ../../nbs/data/29_s3.ipynb #sss09
-PART = 16 << 20  # bytes; a bucket takes at most 10,000 parts
-
-
-def _md5(piece: bytes) -> bytes:
-    """What servers compare a part with; it finds accidents, and TLS keeps out the rest."""
-    return hashlib.md5(piece, usedforsecurity=False).digest()
-
-
-def expected_tag(parts: list[bytes]) -> str:
-    """The ETag of an object that was sent in these parts, given the MD5 of each."""
-    if len(parts) == 1:
-        return parts[0].hex()
-    return f"{_md5(b''.join(parts)).hex()}-{len(parts)}"
-
-
-class Parts(io.RawIOBase):
-    """Cuts what is written into parts and hands them over, one ahead."""
-
-    def __init__(
-        self,
-        send: Callable[
-            [int, bytes, bytes], str
-        ],  # number from 1, bytes, and their MD5; returns the server's tag
-        size: int = PART,
-    ) -> None:
-        super().__init__()
-        self._send, self._size, self._rest, self._count = send, size, bytearray(), 0
-        self._pool = ThreadPoolExecutor(1, "part")
-        self._flying: Future[None] | None = None
-        self.tags: list[str] = []  # the server's, in order
-        self.digests: list[bytes] = []  # MD5 of each part
-
-    def writable(self) -> bool:
-        """Say that this stream can be written."""
-        return True
-
-    def write(self, data: Buffer, /) -> int:
-        """Take everything, and send what makes a part."""
-        self._rest += data
-        while len(self._rest) > self._size:
-            self._fly(bytes(memoryview(self._rest)[: self._size]))
-            del self._rest[: self._size]
-        return memoryview(data).nbytes
-
-    def _fly(self, piece: bytes) -> None:
-        """Send a part as soon as the one before has arrived."""
-        self._land()
-        self._count += 1
-        self._flying = self._pool.submit(self._one, self._count, piece)
-
-    def _one(self, number: int, piece: bytes) -> None:
-        """Send a part, in the other thread."""
-        digest = _md5(piece)
-        self.tags.append(self._send(number, piece, digest))
-        self.digests.append(digest)
-
-    def _land(self) -> None:
-        """Wait for the part that is under way."""
-        if self._flying is not None:
-            flying, self._flying = self._flying, None
-            flying.result()
-
-    @property
-    def whole(self) -> bytes | None:
-        """Everything that was written, if it fits into one part."""
-        return bytes(self._rest) if not self._count else None
-
-    def finish(self) -> None:
-        """Send the rest, and wait for it."""
-        self._fly(bytes(self._rest))
-        self._rest.clear()
-        self._land()
-
-    def close(self) -> None:
-        """Let the thread go."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        super().close()
-
-# %% ../../nbs/data/29_s3.ipynb #sss14
-_ATTEMPTS = 8
-_PAUSE = 0.1  # seconds, doubled each time
-
-
-class Resuming(io.RawIOBase):
-    """Reads from a place to an end, and begins again there when it is cut."""
-
-    def __init__(
-        self,
-        ask: Callable[
-            [int], tuple[BinaryIO, int]
-        ],  # where to begin; returns the rest, and the size of the whole
-        what: str,  # for the message
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
-        super().__init__()
-        self._ask, self._what, self._pause = ask, what, pause
-        self._at, self._size = 0, -1
-        self._body: BinaryIO | None = None
-
-    def readable(self) -> bool:
-        """Say that this stream can be read."""
-        return True
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        """Fill `buffer` with the next bytes, wherever they have to be fetched again."""
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-        from urllib3.exceptions import HTTPError
-
-        view = memoryview(buffer).cast("B")
-        fault: Exception = EOFError("cut")
-        for attempt in range(_ATTEMPTS):
-            if self._at == self._size:
-                return 0
-            try:
-                return self._take(view)
-            except (BotoCoreError, HTTPClientError, HTTPError, OSError, EOFError) as e:
-                fault, self._body = e, None
-                self._pause(_PAUSE * 2**attempt)
-            except ClientError as e:
-                raise in_our_words(e, self._what) from None
-        said = f"{type(fault).__name__}, {_ATTEMPTS} times"
-        raise WorkspaceError(f"{self._what}: reading stopped at byte {self._at} ({said}); try again later")
-
-    def _take(self, view: memoryview) -> int:
-        """Read once."""
-        if self._body is None:
-            self._body, size = self._ask(self._at)
-            if self._size not in (-1, size):
-                raise IntegrityError(f"{self._what}: had {self._size} bytes a moment ago, and has {size} now")
-            self._size = size
-        piece = self._body.read(len(view))
-        if not piece and self._at < self._size:
-            raise EOFError("cut")
-        view[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._body is not None:
-            self._body.close()
-        super().close()
 
 # %% ../../nbs/data/29_s3.ipynb #sss18
 class _Bucket:
@@ -300,7 +155,7 @@ class _Writing(_Reading):
                 write(cast(BinaryIO, HashingWriter(cast(BinaryIO, parts), digest)))
                 if (whole := parts.whole) is not None:
                     self._put(name, whole, until_ns)
-                    parts.digests.append(_md5(whole))
+                    parts.digests.append(md5_of(whole))
                 else:
                     parts.finish()
                     self._complete(name, upload[0], parts, digest.bytes)
@@ -315,7 +170,7 @@ class _Writing(_Reading):
         """Send an object in one piece."""
         reached("part", "before")
         with saying(self._words(name)):
-            fixed = {"ContentMD5": _header(_md5(whole)), **_locked_until(until_ns)}
+            fixed = {"ContentMD5": _header(md5_of(whole)), **_locked_until(until_ns)}
             self._server.put_object(**self._of(name), Body=whole, **fixed)
         reached("part", "after")
 

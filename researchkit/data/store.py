@@ -189,7 +189,9 @@ class FileStore:
 
         made, size = publish(path, fill, site="object", scratch=self.folder / "incoming")
         with self.open(name) as file:
-            if os.fstat(file.fileno()).st_size != size or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.fstat(file.fileno()).st_size != size or not os.path.samestat(
+                os.fstat(file.fileno()), path.stat()
+            ):
                 raise IntegrityError(f"{name} in {self.folder.name}/ is not the file that was just written")
         return made
 
@@ -248,7 +250,9 @@ def refuse_early(
 ) -> None:  # AccessDenied unless it may go
     """Refuse to remove what must stay."""
     if found.held:
-        raise AccessDenied(f"{name} is under a legal hold: release it first, with the reason, if that is lawful")
+        raise AccessDenied(
+            f"{name} is under a legal hold: release it first, with the reason, if that is lawful"
+        )
     if found.until_ns > now_ns:
         raise AccessDenied(f"{name} must be kept until {day(found.until_ns)}; nobody can shorten that")
 

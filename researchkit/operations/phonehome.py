@@ -35,7 +35,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch("mlflow", "MLFLOW_DISABLE_TELEMETRY", "true", "config.mlflow-telemetry.io"),
     Switch("mlflow", "DO_NOT_TRACK", "true", "config.mlflow-telemetry.io"),
     Switch("opentelemetry-sdk", "OTEL_SDK_DISABLED", "true", "the collector that the environment names"),
-    Switch("boto3", "AWS_EC2_METADATA_DISABLED", "true", "169.254.169.254"),
+    Switch("botocore", "AWS_EC2_METADATA_DISABLED", "true", "169.254.169.254"),
     Switch("pyarrow", "AWS_EC2_METADATA_DISABLED", "true", "169.254.169.254"),
     Switch("google-auth", "NO_GCE_CHECK", "true", "metadata.google.internal"),
     Switch("pip", "PIP_DISABLE_PIP_VERSION_CHECK", "1", "the package index"),

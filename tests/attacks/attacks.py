@@ -232,6 +232,12 @@ ATTACKS: tuple[Attack, ...] = (
         "an owner who loosened the mode of a key", "it is refused with the command that closes it",
     ),
     Attack(
+        "a secret in a notebook's output", "embedded",
+        f"{A}_leaks.py::test_a_secret_shown_in_a_notebook_is_not_archived",
+        "a notebook that shows a credential of the workspace, as text or escaped in JSON",
+        "the archive refuses it, and does not repeat it",
+    ),
+    Attack(
         "killed at every durable instant", "embedded", f"{F}_killing_vault.py::test_killed_in_the_embedded_tier",
         "kill -9 before and after each durable step of put, append, checkpoint, secret, hold, rotation, destruction",
         "nothing acknowledged is lost, nothing is half there, the chain holds, and a rerun finishes",

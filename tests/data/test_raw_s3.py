@@ -24,8 +24,9 @@ from researchkit.context import Context, Principal
 from researchkit.data.door import Door
 from researchkit.data.raw import RawZone
 from researchkit.data.registry import Registry
-from researchkit.data.s3 import PART, S3Store
+from researchkit.data.s3 import S3Store
 from researchkit.data.store import Store
+from researchkit.data.transfer import PART
 from researchkit.errors import AccessDenied, IntegrityError, SecretUnavailable, SettingsError, WorkspaceError
 from researchkit.security.keys import Keyring
 from researchkit.security.ledger import Ledger

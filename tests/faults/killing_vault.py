@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,13 @@ from vaulted import ME, TABLE, Vaulted, create, remove, reopen, witnessed
 Step = list[Any]  # its name and what it is given
 HEAVY = ("alembic.runtime.environment", "cryptography.hazmat.primitives.asymmetric.ed25519", "filelock", "regopy",
          "sqlalchemy.dialects.sqlite", "tink.aead", "tink.streaming_aead", "tqdm.auto")  # fmt: skip
+CLIENTS = (
+    "botocore.session",
+    "hvac",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "tink.integration.hcvault",
+)
 ROOMS = (
     "researchkit.security.",
     "researchkit.data.raw",
@@ -287,7 +296,7 @@ def warm_up() -> list[str]:
 
     import researchkit
 
-    for name in HEAVY:
+    for name in (*HEAVY, *(CLIENTS if "servers" in sys.argv else ())):
         importlib.import_module(name)
     for module in pkgutil.walk_packages(researchkit.__path__, "researchkit."):
         if module.name.startswith(ROOMS) and "verifier" not in module.name:
@@ -353,12 +362,19 @@ def answer_to(request: dict[str, Any], place: Path) -> dict[str, Any]:
 class Warm:
     """A server and the questions that tests and studies have for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, servers: bool = False) -> None:
+        """Start it; with the clients of `servers` where they will be needed."""
         from researchkit.settings import environment
 
         names = {k: v for k, v in os.environ.items() if not k.startswith("RESEARCHKIT_")}
         env = {**names, **environment(), "PYTHONHASHSEED": "1", "POLARS_MAX_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", str(Path(__file__).absolute())]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(Path(__file__).absolute()),
+            *(["servers"] if servers else []),
+        ]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
         )
@@ -441,6 +457,91 @@ def killed(
         return died, [*wrong, f"does not run again: {again['log'][-700:]}"]
     left = warm.must("inspect", root=root, acks=acks, finished=True)
     return died, wrong + [f"after the rerun: {words}" for words in left]
+
+
+# --- at random ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kill of a study: a script, and when it is killed."""
+
+    number: int
+    seed: int
+    how: str = ""  # "clock" or "site"; default: one after the other
+
+    @property
+    def dice(self) -> random.Random:
+        """What decides everything about it."""
+        return random.Random(self.seed * 1_000_003 + self.number)
+
+    @property
+    def manner(self) -> str:
+        """Whether the clock or a durable site says when."""
+        return self.how or ("clock", "site")[self.number % 2]
+
+    def script(self) -> list[Step]:
+        """Six to twelve steps of put, append and checkpoint."""
+        dice, steps = self.dice, []
+        for place in range(dice.randint(6, 12)):
+            kind = dice.choice(("put", "put", "append", "append", "checkpoint"))
+            tag = self.number * 100 + place
+            if kind == "put":
+                steps.append(
+                    [
+                        "put",
+                        f"{self.number}-{dice.randint(0, 3)}.dbn",
+                        tag,
+                        int(100 * 10 ** dice.uniform(0, 4.3)),
+                    ]
+                )
+            else:
+                steps.append(
+                    ["append", tag, dice.choice((1, 1, 20, 200))] if kind == "append" else ["checkpoint"]
+                )
+        return steps
+
+    def when(self, reached: dict[str, int], seconds: float) -> dict[str, Any]:
+        """The instant: so many microseconds after the beginning, or at one arrival at one site."""
+        dice = random.Random(self.seed * 7_368_787 + self.number)
+        if self.manner == "clock":
+            return {"after": int(dice.uniform(0, 0.7 * seconds) * 1e6)}
+        at = dice.choice(
+            [f"{name}:{n}" for name, hits in sorted(reached.items()) for n in range(1, hits + 1)]
+        )
+        return {"at": (at,)}
+
+
+def run_case(warm: Warm, template: Path, case: Case, place: Path) -> dict[str, Any]:
+    """Kill a fresh copy of a workspace once, and say what came of it."""
+    trial, root = place / f"trial-{case.number}", place / f"killed-{case.number}"
+    shutil.copytree(template, trial)
+    shutil.copytree(template, root)
+    try:
+        started = time.perf_counter()
+        reached = hits(warm, trial, case.script())
+        when = case.when(reached, time.perf_counter() - started)
+        died, wrong = killed(warm, root, case.script(), **when)
+        said = (
+            root.with_suffix(".acks").read_text().splitlines() if root.with_suffix(".acks").exists() else []
+        )
+        return {
+            "case": case.number,
+            "how": case.manner,
+            "died": died,
+            "wrong": wrong,
+            "acknowledged": _before(said),
+        } | when
+    finally:
+        for path in (trial, root):
+            warm.ask("remove", root=path)
+            path.with_suffix(".acks").unlink(missing_ok=True)
+
+
+def _before(said: list[str]) -> int:
+    """How many steps the run that was killed had acknowledged."""
+    starts = [i for i, line in enumerate(said) if line == "[]"]
+    return (starts[1] if len(starts) > 1 else len(said)) - 1
 
 
 if __name__ == "__main__":

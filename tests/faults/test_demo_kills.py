@@ -22,7 +22,7 @@ OFTEN = (
     "run",
     "warehouse",
 )  # a rerun comes there again: killed in the middle of the work
-LATE = {"entry": 0.96}  # when the campaign has decided and the ledger is not told of its notebook
+LATE = {"entry": 0.93}  # when the campaign has decided and the ledger is not told of its notebook
 ROWS = 4  # chains of kills, so that a rerun and its comparison serve several
 
 

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from killing_vault import Step, Warm, hits, killed
+from killing_vault import Case, Step, Warm, hits, killed, run_case
 from sited import Site
 
 from researchkit.security.durable import INSTANTS
@@ -33,6 +33,13 @@ EMBEDDED = ("key", "secret", "object", "hold", "ingest", "entry", "checkpoint", 
 def vault() -> Iterator[Warm]:
     """A server that has imported the Vault and computed nothing."""
     with Warm() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def distant() -> Iterator[Warm]:
+    """The same, with the clients of servers."""
+    with Warm(servers=True) as server:
         yield server
 
 
@@ -74,6 +81,15 @@ def test_killed_in_the_embedded_tier(
         vault.ask("remove", root=root)
 
 
+@pytest.mark.xdist_group("killing the vault")
+def test_a_sample_of_the_study_comes_out_the_same(
+    embedded: tuple[Path, dict[str, int]], vault: Warm, tmp_path: Path
+) -> None:
+    for number in range(1000, 1004):  # cases that `make study-kills` does not have
+        done = run_case(vault, embedded[0], Case(number, seed=0), tmp_path)
+        assert done["wrong"] == [], done
+
+
 # --- with PostgreSQL, a bucket and a vault ---
 
 SITE = ("key", "hold", "part", "ingest", "entry", "checkpoint", "witness", "shred")
@@ -91,25 +107,27 @@ def turn(number: int) -> list[Step]:
 
 @pytest.fixture(scope="session")
 def site(
-    openbao: Any, postgresql: Any, radosgw: Any, vault: Warm, tmp_path_factory: pytest.TempPathFactory
+    openbao: Any, postgresql: Any, radosgw: Any, distant: Warm, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A workspace on real servers."""
     root = tmp_path_factory.mktemp("site") / "ws"
     made = Site(openbao, postgresql, radosgw, tmp_path_factory.mktemp("logins")).settings()
-    vault.must("prepare", root=root, settings=made, witness=True)
+    distant.must("prepare", root=root, settings=made, witness=True)
     return root
 
 
 @pytest.mark.xdist_group("radosgw")
 @pytest.mark.attack("killed at every durable instant", tier="site")
-def test_killed_at_a_site(site: Path, vault: Warm) -> None:
-    reached = hits(vault, site, turn(0))
+def test_killed_at_a_site(site: Path, distant: Warm) -> None:
+    reached = hits(distant, site, turn(0))
     assert set(reached) == {f"{name}:{instant}" for name in SITE for instant in INSTANTS}
     acks = site.with_suffix(".acks")
-    for number, name in enumerate(SITE, 1):  # each run finishes what the last left, and is killed in its own turn
+    for number, name in enumerate(
+        SITE, 1
+    ):  # each run finishes what the last left, and is killed in its own turn
         at = f"{name}:{INSTANTS[number % 2]}:1"
         script = [*turn(number - 1), ["arm", str(site.with_suffix(".count")), at], *turn(number)]
-        run = vault.ask("work", root=site, acks=acks, script=script)
+        run = distant.ask("work", root=site, acks=acks, script=script)
         assert run["code"] == -signal.SIGKILL, f"was not killed at {at}: {run['log'][-700:]}"
-    vault.must("work", root=site, acks=acks, script=turn(len(SITE)))
-    assert vault.must("inspect", root=site, acks=acks, finished=True) == []
+    distant.must("work", root=site, acks=acks, script=turn(len(SITE)))
+    assert distant.must("inspect", root=site, acks=acks, finished=True) == []
