@@ -21,8 +21,8 @@ from typing import BinaryIO, cast
 from ..errors import IntegrityError, WorkspaceError, not_found
 
 # %% auto #0
-__all__ = ['SITES', 'INSTANTS', 'PREFIX', 'reached', 'sync_folder', 'make_folder', 'write_once', 'sha256_of', 'publish',
-           'write_over', 'sweep_temporary', 'is_immutable', 'make_immutable', 'clear_immutable']
+__all__ = ['SITES', 'INSTANTS', 'PREFIX', 'reached', 'sync_folder', 'make_folder', 'write_once', 'make_durable', 'sha256_of',
+           'publish', 'write_over', 'sweep_temporary', 'is_immutable', 'make_immutable', 'clear_immutable']
 
 # %% ../../nbs/security/01_durable.ipynb #dur07
 SITES: tuple[str, ...] = (
@@ -191,6 +191,7 @@ def write_once(
     """Publish `data` under a name that is never written again; other bytes there are an `IntegrityError`."""
     if isinstance(data, bytes) and os.path.lexists(path):
         _same(path, hashlib.sha256(data).hexdigest())
+        make_durable(path)
         return path
     with _temporary(path.parent if scratch is None else scratch, _pour(data), mode) as (temporary, digest):
         if not _linked(temporary, path, site):
@@ -198,6 +199,18 @@ def write_once(
     sync_folder(path.parent)
     reached(site, "after")
     return path
+
+
+def make_durable(
+    path: Path,  # a file that somebody else published, perhaps a moment before he was killed
+) -> None:
+    """Force a file and its name to the disk, so that it may be acknowledged."""
+    fd = _plain_file(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_folder(path.parent)
 
 
 def _linked(temporary: Path, path: Path, site: str) -> bool:  # False: the name was taken already

@@ -522,15 +522,12 @@ def run_case(warm: Warm, template: Path, case: Case, place: Path) -> dict[str, A
         reached = hits(warm, trial, case.script())
         when = case.when(reached, time.perf_counter() - started)
         died, wrong = killed(warm, root, case.script(), **when)
-        said = (
-            root.with_suffix(".acks").read_text().splitlines() if root.with_suffix(".acks").exists() else []
-        )
         return {
             "case": case.number,
             "how": case.manner,
             "died": died,
             "wrong": wrong,
-            "acknowledged": _before(said),
+            "acknowledged": before_the_kill(root),
         } | when
     finally:
         for path in (trial, root):
@@ -538,10 +535,12 @@ def run_case(warm: Warm, template: Path, case: Case, place: Path) -> dict[str, A
             path.with_suffix(".acks").unlink(missing_ok=True)
 
 
-def _before(said: list[str]) -> int:
+def before_the_kill(root: Path) -> int:
     """How many steps the run that was killed had acknowledged."""
+    acks = root.with_suffix(".acks")
+    said = acks.read_text().splitlines() if acks.exists() else []
     starts = [i for i, line in enumerate(said) if line == "[]"]
-    return (starts[1] if len(starts) > 1 else len(said)) - 1
+    return max(0, (starts[1] if len(starts) > 1 else len(said)) - 1)
 
 
 if __name__ == "__main__":

@@ -114,3 +114,21 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no durable site 'objekt': did you mean object"):
         durable.write_once(tmp_path / "y", b"", site="objekt")
     assert not (tmp_path / "y").exists()
+
+
+def test_a_name_is_durable_before_it_is_acknowledged_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever published it may have been killed before the name had reached the disk."""
+    path = write_once(tmp_path / "one" / "note", b"first", site="archive")
+    synced: list[tuple[int, int]] = []
+    really = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append((os.fstat(fd).st_dev, os.fstat(fd).st_ino))
+        really(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_once(path, b"first", site="archive")
+    inodes = {inode for _, inode in synced}
+    assert {path.stat().st_ino, path.parent.stat().st_ino} <= inodes

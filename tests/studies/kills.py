@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "servers"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "attacks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 
-from killing_vault import Case, Warm, killed, run_case
+from killing_vault import Case, Warm, before_the_kill, killed, run_case
 from sited import Site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ WHY = """A store of record is judged by the moment at which the power goes. So t
 worth of work and kills each with `kill -9` once, anywhere: half of them after a random number of microseconds, half
 at a random arrival at a random *durable site* (see [`security/durable`](../security/01_durable.ipynb)). With servers,
 a third of the kills hit the PostgreSQL server instead, which is stopped at once and started again under a writer that
-must not notice more than a pause.
+may notice a pause, or be refused one step in plain words and then take it again.
 
 Every script is six to twelve steps of *put*, *append* (one line, or up to two hundred in one turn) and *checkpoint*
 with a witness, drawn from the seed. Each step is written down once it was acknowledged. After the kill, and again
@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
         "--date", default=date.today().isoformat(), help="what the page says (default: today)"
     )
     parser.add_argument("--log", type=Path, default=ROOT / "build" / "kills.jsonl")
-    parser.add_argument("--page", type=Path, default=ROOT / "nbs" / "results" / "02_kills.ipynb")
+    parser.add_argument("--page", type=Path, default=ROOT / "nbs" / "results" / "03_kills.ipynb")
     return parser.parse_args()
 
 
@@ -182,7 +182,7 @@ def at_a_site(warm: Warm, site: Site, root: Path, case: Case) -> dict[str, Any]:
         return under_a_restart(warm, site, root, case, script)
     when = Case(case.number, case.seed, how).when(HITS, 1.5)
     died, wrong = killed(warm, root, script, **when)
-    return {"how": how, "died": died, "wrong": wrong, "acknowledged": acknowledged(root)} | when
+    return {"how": how, "died": died, "wrong": wrong, "acknowledged": before_the_kill(root)} | when
 
 
 HITS = {f"{name}:{instant}": 2 for name in ("entry", "part", "ingest") for instant in ("before", "after")}
@@ -209,7 +209,7 @@ def under_a_restart(warm: Warm, site: Site, root: Path, case: Case, script: list
 
 
 def acknowledged(root: Path) -> int:
-    """Steps that were acknowledged, before and after the kill."""
+    """Steps that were acknowledged, around the restart."""
     acks = root.with_suffix(".acks")
     return sum(line != "[]" for line in acks.read_text().splitlines()) if acks.exists() else 0
 
@@ -268,7 +268,7 @@ def page(
 
 def table(records: list[dict[str, Any]]) -> str:
     """Kills by tier and manner."""
-    head = ("tier", "killed", "kills", "stopped the work", "steps acknowledged", "acknowledged and lost",
+    head = ("tier", "killed", "kills", "stopped the work", "steps acknowledged by then", "acknowledged and lost",
             "half there", "chain broken", "did not run again", "seconds a kill")  # fmt: skip
     rows = []
     for tier in ("embedded", "site"):
