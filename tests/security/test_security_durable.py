@@ -120,7 +120,7 @@ def test_a_name_is_durable_before_it_is_acknowledged_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever published it may have been killed before the name had reached the disk."""
-    path = write_once(tmp_path / "one" / "note", b"first", site="archive")
+    path = durable.write_once(tmp_path / "one" / "note", b"first", site="archive")
     synced: list[tuple[int, int]] = []
     really = os.fsync
 
@@ -129,6 +129,6 @@ def test_a_name_is_durable_before_it_is_acknowledged_again(
         really(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    write_once(path, b"first", site="archive")
+    durable.write_once(path, b"first", site="archive")
     inodes = {inode for _, inode in synced}
     assert {path.stat().st_ino, path.parent.stat().st_ino} <= inodes
