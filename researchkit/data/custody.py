@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..context import Context, Resource, parse_table
 from .door import Door
 from .objects import RawObject
 from .registry import Registry
 from .store import State, Store, day, refuse_early
-from ..errors import AccessDenied
+from ..errors import AccessDenied, IntegrityError
+
+if TYPE_CHECKING:
+    from researchkit.security.ledger import Entry, Ledger
 
 # %% auto #0
-__all__ = ['instant', 'Custody']
+__all__ = ['LATEST', 'REFUSED', 'instant', 'announced', 'Custody']
 
 # %% ../../nbs/data/27_custody.ipynb #cus05
+LATEST = 2**63 - 1  # nanoseconds UTC that fit into the registry: in the year 2262
+
+
 def instant(
     until: date,  # a date means 00:00 UTC of that day; a datetime must name its zone
 ) -> int:  # nanoseconds UTC
@@ -29,9 +35,23 @@ def instant(
     if until.tzinfo is None:
         raise ValueError(f"until must be a date, or a time with its zone, got {until.isoformat()}")
     whole = int(until.astimezone(UTC).replace(microsecond=0).timestamp())
-    return (whole + bool(until.microsecond)) * 10**9
+    if (found := (whole + bool(until.microsecond)) * 10**9) > LATEST:
+        raise ValueError(f"until must be before {day(LATEST)}, got {until.isoformat()}")
+    return found
 
 # %% ../../nbs/data/27_custody.ipynb #cus08
+REFUSED = "delete refused"
+
+
+def announced(
+    ledger: Ledger,
+    sha256: str,  # of the object
+) -> Entry | None:  # None: there is none, or the store refused it
+    """The line that announces an object's deletion."""
+    said, no = (ledger.entries(kind, subject=f"raw:{sha256}", limit=1) for kind in ("delete", REFUSED))
+    return said[0] if said and not (no and no[0].seq > said[0].seq) else None
+
+
 class Custody:
     """Keeps objects until they may go."""
 
@@ -61,6 +81,7 @@ class Custody:
         if until_ns < now:
             raise ValueError(f"{found.name} must be kept until {day(now)}; that can only be made later")
         self._ask("retain", found, context=context)
+        self._must_lie(found)
         if until_ns > max([int(e.body["until_ns"]) for e in self._lines("retain", found)], default=-1):
             self._write("retain", found, {"until_ns": until_ns}, context=context)
         self._store.retain(found.path, found.store_version, until_ns=until_ns)
@@ -71,6 +92,7 @@ class Custody:
         if not reason.strip():
             raise ValueError(f"{found.name}: a hold, and its release, must give a reason")
         self._ask("hold", found, context=context)
+        self._must_lie(found)
         last = self._lines("hold", found)[-1:]
         if [line.body["on"] for line in last] != [on]:
             self._write("hold", found, {"on": on, "reason": reason.strip()}, context=context)
@@ -87,10 +109,19 @@ class Custody:
         if state.fixed:
             only = "only researchkit workspace destroy takes that off"
             raise AccessDenied(f"{found.name} carries the immutable flag: {only}")
-        if not self._lines("delete", found):
+        if announced(self._door.ledger, found.sha256) is None:
             self._write("delete", found, {"name": found.name}, context=context)
-        self._store.delete(found.path, found.store_version)
+        try:
+            self._store.delete(found.path, found.store_version)
+        except AccessDenied as e:
+            self._write(REFUSED, found, {"name": found.name, "reason": str(e)}, context=context)
+            raise
         self._list(found, "deleted_ns", now)
+
+    def _must_lie(self, found: RawObject) -> None:
+        """Raise `IntegrityError` for an object whose bytes are not there."""
+        if self._store.stat(found.path, found.store_version) is None:
+            raise IntegrityError(f"{found.name}: its object {found.path} is missing: restore it from a backup")
 
     def _ask(self, action: str, found: RawObject, *, context: Context, **facts: bool) -> None:
         """Ask policy about the table that the object belongs to."""

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/24_names.ipynb #nam03
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +20,16 @@ from ..errors import IntegrityError
 __all__ = ['plain_name', 'Version', 'Versions', 'statement']
 
 # %% ../../nbs/data/24_names.ipynb #nam07
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 _RULES: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("has at least 1 character and at most 200 bytes", lambda n: 1 <= len(n.encode(errors="replace")) <= 200),
-    ("has only printable characters, none that are invisible or turn the writing around", str.isprintable),
+    (
+        "has only printable characters, none that are invisible or turn the writing around",
+        lambda n: n.isprintable() and not _UNSEEN.search(n),
+    ),
     ("is spelt in Unicode's composed form (NFC)", lambda n: unicodedata.is_normalized("NFC", n)),
     (
         "has no stroke in it, forward or backward",

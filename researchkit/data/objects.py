@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from .digests import CHUNK, CheckedReader, Digest, HashingReader, Remembering, remembered
-from .store import Store, Stored
+from .store import Store, Stored, day
 from ..errors import IntegrityError, ResearchKitError, SecretUnavailable
 from ..security.durable import sha256_of
 from ..security.keys import Keyring
@@ -119,6 +119,7 @@ class Objects:
         if state is not None and (ours or not self.store.versions):
             stored, size, fault = self._through(name, state.version, sha256, key)
             if fault is None:
+                self.store.settle(name, state.version)
                 return stored, size
             if not (self.store.versions and isinstance(fault, IntegrityError)):
                 raise fault
@@ -174,24 +175,48 @@ class Objects:
                 continue
             return Stored(version, outside.bytes, outside.hex()), inside.bytes, fault
 
-    def check(self, found: RawObject) -> Finding:
-        """Check the hash of what lies there, which needs no key, and then the plaintext's, where the key is at hand."""
-        if self.store.stat(found.path, found.store_version) is None:
-            return Finding(
-                "raw object",
-                found.sha256,
-                False,
-                f"raw object {found.sha256} is missing",
-                found.cipher_sha256,
+    def must_live(self, key: str) -> None:
+        """Raise `SecretUnavailable` if a key was destroyed: what lies under it has ended."""
+        if (ended := self.keyring.destroyed().get(key)) is not None:
+            raise SecretUnavailable(
+                f"key '{key}' was destroyed on {day(ended)}: what it encrypted has ended, and so has its name"
             )
+
+    def check(
+        self,
+        found: RawObject,
+        *,
+        without_keys: bool = False,  # the ciphertext is enough
+    ) -> Finding:  # never raises for what is wrong with the object
+        """Check the hash of what lies there, and then the plaintext's."""
+        name, expected = found.sha256, found.cipher_sha256
         try:
-            stored, _, fault = self._through(found.path, found.store_version, found.sha256, found.key_name)
+            if self.store.stat(found.path, found.store_version) is None:
+                return Finding("raw object", name, False, f"raw object {name} is missing", expected)
+            stored, _, fault = self._through(found.path, found.store_version, name, found.key_name)
         except ResearchKitError as e:
-            return Finding("raw object", found.sha256, False, str(e), found.cipher_sha256)
-        outside = compared("raw object", found.sha256, found.cipher_sha256, stored.sha256)
+            return Finding("raw object", name, False, f"raw object {name}: {e}", expected)
+        except OSError as e:
+            words = f"raw object {name} cannot be read: {e.strerror or type(e).__name__}"
+            return Finding("raw object", name, False, words, expected)
+        outside = compared("raw object", name, expected, stored.sha256)
         if not outside.ok or fault is None:
             return outside
-        if isinstance(fault, SecretUnavailable):
-            words = f"{outside.words}; key '{found.key_name}' is not at hand, so only the file was checked"
+        if not isinstance(fault, SecretUnavailable):
+            return replace(outside, ok=False, words=str(fault))
+        return self._locked(outside, found.key_name, str(fault), without_keys=without_keys)
+
+    def _locked(self, outside: Finding, key: str, fault: str, *, without_keys: bool) -> Finding:
+        """What is said of an object whose file holds and whose key does not open it."""
+        only = "so only the file was checked"
+        try:
+            ended = self.keyring.destroyed().get(key)
+        except ResearchKitError:
+            ended = None
+        if ended is not None:
+            words = f"{outside.words}; key '{key}' is not at hand, {only}: it was destroyed on {day(ended)}"
             return replace(outside, words=words)
-        return replace(outside, ok=False, words=str(fault))
+        if without_keys:
+            return replace(outside, words=f"{outside.words}; keys were not asked for, {only}")
+        lost = f"raw object {outside.name}: its file holds, and nobody can read it: {fault}"
+        return replace(outside, ok=False, words=lost)

@@ -21,6 +21,7 @@ from .digests import Digest, HashingWriter
 from ..errors import AccessDenied, IntegrityError, SettingsError
 from researchkit.security.durable import (
     is_immutable,
+    make_durable,
     make_folder,
     make_immutable,
     publish,
@@ -67,6 +68,7 @@ class Store(Protocol):
     def publish(self, name: str, write: Callable[[BinaryIO], object], *, until_ns: int = 0) -> Stored: ...
     def open(self, name: str, version: str = "") -> BinaryIO: ...
     def stat(self, name: str, version: str = "") -> State | None: ...
+    def settle(self, name: str, version: str = "") -> None: ...
     def retain(self, name: str, version: str = "", *, until_ns: int = 0) -> None: ...
     def hold(self, name: str, version: str = "", *, on: bool) -> None: ...
     def delete(self, name: str, version: str = "") -> None: ...
@@ -129,6 +131,11 @@ class _Rule:
     held: bool = False
 
 
+def _itself(file: BinaryIO) -> Path:
+    """A path to an open file, whatever has happened to its name."""
+    return Path(f"/proc/self/fd/{file.fileno()}")
+
+
 def _rule(folder: Path, name: str) -> _Rule:
     """What is written about an object; nothing written means that it may go."""
     file = open_plainly(folder, f"holds/{name}")
@@ -146,9 +153,9 @@ def _rule(folder: Path, name: str) -> _Rule:
 def _write_rule(folder: Path, name: str, rule: _Rule) -> None:
     """Put the rule in its place, durably."""
     content = json.dumps({"until_ns": rule.until_ns, "held": rule.held}) + "\n"
-    place = make_folder((folder / "holds" / name).parent)
-    sweep_temporary(place)
-    write_over(place / name.rpartition("/")[2], content.encode(), site="hold")
+    path = folder / "holds" / name
+    make_folder(path.parent)
+    write_over(path, content.encode(), site="hold")
 
 # %% ../../nbs/data/23_store.ipynb #sto17
 class FileStore:
@@ -180,7 +187,7 @@ class FileStore:
     ) -> Stored:
         """Keep what `write` pushes, durably; a taken name is an `IntegrityError`."""
         path = self.folder / plain(name)
-        self.retain(name, until_ns=until_ns)
+        self._keep_until(name, until_ns)
 
         def fill(sink: BinaryIO) -> tuple[Stored, int]:
             with Digest() as digest:
@@ -195,6 +202,12 @@ class FileStore:
                 raise IntegrityError(f"{name} in {self.folder.name}/ is not the file that was just written")
         return made
 
+    def _keep_until(self, name: str, until_ns: int) -> None:
+        """Write down until when a name stays; never shortens."""
+        rule = _rule(self.folder, name)
+        if until_ns > rule.until_ns:
+            _write_rule(self.folder, name, _Rule(until_ns, rule.held))
+
     def open(self, name: str, version: str = "") -> BinaryIO:
         """The bytes as they lie there; `IntegrityError` when they are missing."""
         if (file := open_plainly(self.folder, name)) is None:
@@ -207,21 +220,31 @@ class FileStore:
             return None
         with file:
             found, rule = os.fstat(file.fileno()), _rule(self.folder, name)
-        return State("", found.st_size, rule.until_ns, rule.held, is_immutable(self.folder / name))
+            return State("", found.st_size, rule.until_ns, rule.held, is_immutable(_itself(file)))
+
+    def settle(self, name: str, version: str = "") -> None:
+        """Force a file, its name and the names of its folders to the disk."""
+        path = self.folder / plain(name)
+        self.open(name).close()
+        make_durable(path)
+        for folder in path.parent.parents:
+            sync_folder(folder)
+            if folder == self.folder:
+                return
 
     def retain(self, name: str, version: str = "", *, until_ns: int = 0) -> None:
         """Make it stay at least until then, and fix it as firmly as the file system can; never shortens."""
-        rule = _rule(self.folder, name)
-        if until_ns > rule.until_ns:
-            _write_rule(self.folder, name, _Rule(until_ns, rule.held))
-        if self._immutable and (self.folder / name).is_file():
-            make_immutable(self.folder / name)
+        with self.open(name) as file:
+            self._keep_until(name, until_ns)
+            if self._immutable:
+                make_immutable(_itself(file))
 
     def hold(self, name: str, version: str = "", *, on: bool) -> None:
         """Keep it whatever the date, or let the date count again."""
-        rule = _rule(self.folder, name)
-        if rule.held != on:
-            _write_rule(self.folder, name, _Rule(rule.until_ns, on))
+        with self.open(name):
+            rule = _rule(self.folder, name)
+            if rule.held != on:
+                _write_rule(self.folder, name, _Rule(rule.until_ns, on))
 
     def delete(self, name: str, version: str = "") -> None:
         """Remove it for good; `AccessDenied` before its date, under a hold, and while the immutable flag is on."""
@@ -240,7 +263,7 @@ class FileStore:
 
     def sweep(self) -> int:
         """Remove what killed writers left; says how many."""
-        return sweep_temporary(self.folder / "incoming")
+        return sum(sweep_temporary(self.folder / part) for part in ("incoming", "holds"))
 
 # %% ../../nbs/data/23_store.ipynb #sto19
 def refuse_early(

@@ -5,16 +5,22 @@
 # %% ../../nbs/security/20_secret.ipynb #sec03
 from __future__ import annotations
 
+import base64
 import hmac
+import html
+import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 from ..errors import SecretUnavailable
 
 # %% auto #0
-__all__ = ['Secret', 'checked_name', 'read_private', 'present', 'pieces_of_text', 'pieces_of_bytes']
+__all__ = ['Secret', 'Hidden', 'HiddenBytes', 'unseen', 'checked_name', 'read_private', 'present', 'pieces_of_text',
+           'pieces_of_bytes']
 
 # %% ../../nbs/security/20_secret.ipynb #sec07
 class Secret:
@@ -50,11 +56,54 @@ class Secret:
         """Compare in a time that does not depend on where the texts differ."""
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(_utf8(self._value), _utf8(other._value))
 
     def __reduce__(self) -> str:
         """Refuse to be pickled or copied."""
         raise SecretUnavailable("a secret is never pickled or copied: fetch it again where it is needed")
+
+
+def _utf8(text: str) -> bytes:
+    """A text as bytes, also one with half a surrogate pair."""
+    return text.encode(errors="surrogatepass")
+
+# %% ../../nbs/security/20_secret.ipynb #sec32
+class Hidden[T]:
+    """Holds what no representation, `vars` or traceback should show."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        """Take charge of `value`."""
+        self.value = value
+
+    def __repr__(self) -> str:
+        """Show stars."""
+        return "Hidden(***)"
+
+
+class HiddenBytes(bytes):
+    """Bytes that show themselves as stars."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Show stars."""
+        return "HiddenBytes(***)"
+
+    __str__ = __repr__
+
+
+def unseen[T](
+    step: Callable[[], T],  # in its frames a secret is in the clear
+) -> T:  # what `step` returned
+    """Do something; when it fails, the error goes on without the frames it came through."""
+    try:
+        return step()
+    except Exception as e:
+        failed = e
+    failed.__cause__ = failed.__context__ = None
+    raise failed.with_traceback(None)
 
 # %% ../../nbs/security/20_secret.ipynb #sec15
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -75,7 +124,7 @@ def checked_name(
 def read_private(
     path: Path,  # the file
     words: str,  # what it is, for the message: "key 'demo'"
-) -> bytes:  # its content; SecretUnavailable otherwise
+) -> HiddenBytes:  # its content; SecretUnavailable otherwise
     """Read a file that only its owner may read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -86,7 +135,7 @@ def read_private(
             if (mode := stat.S_IMODE(found)) & 0o077:
                 rule = f"{path.name} has mode {mode:04o} and others may read it"
                 raise SecretUnavailable(f"{words}: {rule}; it must be 0600: chmod 600 {path}")
-            return file.read()
+            return HiddenBytes(file.read())
     except FileNotFoundError:
         raise SecretUnavailable(f"{words}: {path.name} is not in {path.parent.name}/") from None
     except OSError as e:
@@ -106,19 +155,50 @@ def present(
 _PIECE = 16
 
 
+def _in_base64(raw: bytes) -> set[bytes]:
+    """What bytes look like inside a longer text in base64, wherever they begin."""
+    found = set()
+    for before in range(3):
+        whole = base64.b64encode(bytes(before) + raw)
+        part = whole[-(-8 * before // 6) : 8 * (before + len(raw)) // 6]
+        found |= {part, part.translate(bytes.maketrans(b"+/", b"-_"))}
+    return found
+
+
+def _escaped(text: str) -> set[str]:
+    """How JSON, JSON within JSON, and Python write a text between quotes."""
+    once = {json.dumps(text, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False)}
+    twice = {json.dumps(json.dumps(text, ensure_ascii=ascii_)[1:-1])[1:-1] for ascii_ in (True, False)}
+    shown = {repr(text)[1:-1], ascii(text)[1:-1], repr(f"{text}'\"")[1:-3].removesuffix("\\")}
+    return once | twice | shown
+
+
+def _spelled(text: str) -> set[str]:
+    """How a text may be spelled in a document."""
+    marked = html.escape(text)
+    decimal = marked.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+    signs = {marked, decimal, html.escape(text, quote=False)}
+    urls = {step(_utf8(text), safe="") for step in (quote, quote_plus)}
+    return {text} | _escaped(text) | signs | urls
+
+
 def pieces_of_text(
     text: str,  # a password, a token, a line of base64
 ) -> tuple[bytes, ...]:  # none for a text under eight characters
-    """What a text looks like where it leaked: the middle of it."""
+    """What a text looks like where it leaked: the middle of it, in every spelling, the plain one first."""
     if len(text) < 8:
         return ()
     start = max(0, (len(text) - _PIECE) // 2)
-    return (text[start : start + _PIECE].encode(),)
+    plain = text[start : start + _PIECE]
+    found = {_utf8(spelling) for spelling in _spelled(plain)} | _in_base64(_utf8(plain))
+    if (narrow := plain.encode("latin-1", "ignore")) != _utf8(plain) and len(narrow) == len(plain):
+        found |= _in_base64(narrow)  # the way in which HTTP's own login is often sent
+    return (_utf8(plain), *sorted(found - {_utf8(plain)}))
 
 
 def pieces_of_bytes(
     raw: bytes,  # a key
 ) -> tuple[bytes, ...]:
-    """What a key looks like where it leaked: raw, and as hexadecimal in either case."""
-    middle = raw[-24:-12] if len(raw) >= 24 else raw
-    return (middle, middle.hex().encode(), middle.hex().upper().encode())
+    """What a key looks like where it leaked: raw, as hexadecimal in either case, and as base64."""
+    middle = bytes(raw[-24:-12] if len(raw) >= 24 else raw)
+    return (middle, middle.hex().encode(), middle.hex().upper().encode(), *sorted(_in_base64(middle)))
