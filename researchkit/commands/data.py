@@ -106,6 +106,9 @@ def data_verify(
     table: Annotated[str | None, typer.Argument(help="Only the objects of this table.")] = None,
     workers: Annotated[int, typer.Option(help="How many objects at a time.", min=1)] = 2,
     resume: Annotated[bool, typer.Option(help="Go on with a check that was interrupted.")] = True,
+    without_keys: Annotated[
+        bool, typer.Option("--without-keys", help="The ciphertext is enough, for a copy that nobody here may read.")
+    ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -122,10 +125,15 @@ def data_verify(
     read, of = count(1), 0 if row is None else int(row["n"])
     with progress_line("raw objects", quiet=json or not sys.stderr.isatty()) as tick:
         report = rehash(
-            ws.raw, table=table, workers=workers, resume=resume, progress=lambda *_: tick(next(read), of)
+            ws._raw,
+            table=table,
+            workers=workers,
+            resume=resume,
+            without_keys=without_keys,
+            progress=lambda *_: tick(next(read), of),
         )
     if json:
-        say_json({**asdict(report), "ok": report.ok})
+        say_json({**asdict(report), "complete": report.complete, "ok": report.ok})
     else:
         if not report.ok:
             say(report.frame(), json=False)

@@ -13,7 +13,7 @@ import typer
 from .console import JsonOption, noun, say
 
 # %% auto #0
-__all__ = ['witness', 'FolderArgument', 'witness_key', 'witness_trust', 'witness_serve']
+__all__ = ['witness', 'FolderArgument', 'witness_key', 'witness_trust', 'witness_distrust', 'witness_serve']
 
 # %% ../../nbs/commands/10_witness.ipynb #cwi06
 witness = noun("A service on another host that countersigns a ledger's head.")
@@ -61,6 +61,21 @@ def witness_trust(
         ({"origin": o, "public keys": ", ".join(keys)} for o, keys in sorted(known.items())),
         json=json, empty="this witness knows no ledger yet",
     )  # fmt: skip
+
+# %% ../../nbs/commands/10_witness.ipynb #cwi061
+@witness.command("distrust")
+def witness_distrust(
+    folder: FolderArgument,
+    origin: Annotated[str, typer.Argument(help="The ledger's origin.")],
+    key: Annotated[str, typer.Argument(help="The public key to accept no longer, 64 hexadecimal digits.")],
+    json: JsonOption = False,
+) -> None:
+    """Accept one key of a ledger no longer: it was retired, or stolen."""
+    from researchkit.security.witness_host import distrust_log, read_list
+
+    distrust_log(folder, origin, key)
+    left = read_list(folder)[1][origin]
+    say([{"origin": origin, "public keys": ", ".join(left)}], json=json)
 
 # %% ../../nbs/commands/10_witness.ipynb #cwi10
 @witness.command("serve")

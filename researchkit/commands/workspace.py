@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
@@ -86,15 +87,19 @@ def verify(
     raise typer.Exit(1 if broken else 0)
 
 # %% ../../nbs/commands/02_workspace.ipynb #cws18
+_COLOURS = {"fail": "red", "warn": "yellow", "unknown": "cyan", "ok": "green"}  # on a terminal only
+
+
 def doctor(
     airgap: Annotated[
         bool, typer.Option("--airgap", help="Run the demo with every way out captured, and nothing else.")
     ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is well, one by one.")] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Examine what the promises rest on, and say what to do."""
-    from researchkit.operations.check import frame, worst
+    from researchkit.operations.check import frame, page, worst
 
     if airgap:
         from researchkit.operations.airgap import airgap as captured
@@ -105,7 +110,12 @@ def doctor(
         from researchkit.operations.doctor import examine
 
         found = examine(opened(workspace))
-    say(frame(found), json=json)
+    if json:
+        say(frame(found), json=True)
+    else:
+        for line in page(found, width=get_terminal_size().columns, everything=everything or airgap):
+            colour = _COLOURS.get(line.split(" ")[0])
+            typer.echo(typer.style(line, fg=colour, bold=True) if colour else line)
     raise typer.Exit(1 if worst(found) == "fail" else 0)
 
 # %% ../../nbs/commands/02_workspace.ipynb #cws13

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -51,11 +53,8 @@ _SECRETS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
 )
 
 
-def find_secret(
-    data: bytes,
-    named: Sequence[bytes] = (),  # exact byte strings that must not appear; each at least 8 bytes
-) -> tuple[str, int] | None:  # what it looks like and at which byte, or None
-    """Look for the first secret in `data`, without ever repeating it."""
+def _seen(data: bytes, named: Sequence[bytes]) -> tuple[str, int] | None:
+    """The first secret in some bytes."""
     for words, pattern in _SECRETS:
         if found := pattern.search(data):
             return words, found.start()
@@ -63,6 +62,66 @@ def find_secret(
         if len(secret) >= 8 and (at := data.find(secret)) >= 0:
             return "a secret of this workspace", at
     return None
+
+# %% ../../nbs/data/20_archive.ipynb #arc32
+_HOLDS = (str, tuple, list)  # what may hold a text
+
+
+def _pairs(found: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """A JSON object with all its fields, also those that are there twice."""
+    return tuple(found)
+
+
+def _texts(data: bytes) -> Iterator[tuple[str, str]]:
+    """The texts of a document, each with where it is: "cells/0/outputs/0/text"."""
+    try:
+        rest: list[tuple[str, Any]] = [("", json.loads(data, object_pairs_hook=_pairs))]
+    except (ValueError, RecursionError):
+        with suppress(UnicodeDecodeError):
+            yield "the text", data.decode()
+        return
+    while rest:
+        place, value = rest.pop()
+        if isinstance(value, str):
+            yield place or "the text", value
+        elif isinstance(value, tuple):
+            yield f"{place or 'the document'}, a name", "\n".join(name for name, _ in value)
+            rest += [_below(place, name, each) for name, each in reversed(value) if isinstance(each, _HOLDS)]
+        elif isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            rest.append((place, "".join(value)))
+        elif isinstance(value, list):
+            inner = [(i, each) for i, each in enumerate(value) if isinstance(each, _HOLDS)]
+            rest += [_below(place, str(i), each) for i, each in reversed(inner)]
+
+
+def _below(place: str, name: str, value: Any) -> tuple[str, Any]:
+    """A value in a document, with where it is, short enough and fit for a message."""
+    shown = "".join(sign if sign.isprintable() else "?" for sign in name[:40])
+    return f"{place}/{shown}".lstrip("/")[-120:], value
+
+
+def _readings(text: str) -> set[str]:
+    """A text as it is, with HTML's signs read, and without line ends."""
+    return {text, html.unescape(text), "".join(text.split("\n")).replace("\r", "")}
+
+
+def find_secret(
+    data: bytes,
+    named: Sequence[bytes] = (),  # exact byte strings that must not appear; each at least 8 bytes
+) -> tuple[str, str] | None:  # what it looks like and where, or None
+    """Look for the first secret in `data`, without ever repeating it."""
+    if found := _seen(data, named):
+        return found[0], f"at byte {found[1]:,}"
+    texts = [(place, _utf8(reading)) for place, text in _texts(data) for reading in _readings(text)]
+    if found := _seen(b"\0".join(reading for _, reading in texts), named):  # all at once, and only then where
+        place = next((place for place, reading in texts if _seen(reading, named)), "its texts")
+        return found[0], f"in {place}"
+    return None
+
+
+def _utf8(text: str) -> bytes:
+    """A text as bytes, also one with half a surrogate pair."""
+    return text.encode(errors="surrogatepass")
 
 # %% ../../nbs/data/20_archive.ipynb #arc18
 def _content(data: bytes | Path) -> bytes:
@@ -89,7 +148,7 @@ class Archive:
         path, content = location(day, job, run, name), _content(data)
         if found := find_secret(content, self._secrets() if callable(self._secrets) else self._secrets):
             raise AccessDenied(
-                f"archive {path}: the content looks like {found[0]} at byte {found[1]:,}, and nothing can be "
+                f"archive {path}: the content looks like {found[0]} {found[1]}, and nothing can be "
                 "taken out of the archive again. Remove it from the source and run again"
             )
         self._stays_inside(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..context import Context, parse_table
-from .custody import Custody
+from .custody import Custody, announced
 from .door import Door
 from .names import Version, Versions, plain_name, statement
 from .objects import SEALED, Finding, Objects, RawObject, checked, hash_of
@@ -99,6 +99,9 @@ class RawReader:
         return self._versions.of(table, name)
 
 # %% ../../nbs/data/12_raw.ipynb #raw37
+_QUESTIONS = ("read", "ingest")
+
+
 class RawOpener(RawReader):
     """Hands out plaintext, and checks it."""
 
@@ -114,6 +117,8 @@ class RawOpener(RawReader):
         action: str = "read",  # what policy is asked for; the lake asks for "ingest"
     ) -> BinaryIO:  # its last read raises IntegrityError if the whole is not what it should be
         """The vendor's bytes as a stream; raises `AccessDenied`, `IntegrityError` or `NotFound`."""
+        if action not in _QUESTIONS:
+            raise ValueError(f"raw bytes are handed out to {' or '.join(_QUESTIONS)}, got action {action!r}")
         found = self.record(sha256)
         resource = parse_table(found.table_name)
         if found.sealed:
@@ -128,9 +133,14 @@ class RawOpener(RawReader):
         with self.open(sha256, context=context, action=action) as stream:
             return stream.read()
 
-    def check(self, found: RawObject) -> Finding:
+    def check(
+        self,
+        found: RawObject,
+        *,
+        without_keys: bool = False,  # the ciphertext is enough
+    ) -> Finding:
         """Check one object's bytes, and hand nothing out."""
-        return self._objects.check(found)
+        return self._objects.check(found, without_keys=without_keys)
 
     def verify(
         self,
@@ -153,13 +163,18 @@ def locked(
     from filelock import FileLock, Timeout
 
     make_folder(path.parent)
+    lock, name = FileLock(path, timeout=seconds), f"{path.name} in {path.parent.name}/"
     try:
-        with FileLock(path, timeout=seconds):
-            yield
+        lock.acquire()
     except Timeout as e:
-        raise WorkspaceError(
-            f"{path.name} in {path.parent.name}/ has been held by another process for {seconds:g} s"
-        ) from e
+        raise WorkspaceError(f"{name} has been held by another process for {seconds:g} s") from e
+    except OSError as e:
+        words = f"{name} cannot be locked: {e.strerror}; it must belong to the account that works here"
+        raise WorkspaceError(words) from e
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _table_in(source: Path | bytes) -> str:
@@ -218,10 +233,24 @@ class RawKeeper(RawOpener):
                 )  # fmt: skip
             else:
                 made = _same(known, source, name, key, resource.table)
+                self._must_hold(made)
+            self._objects.must_live(key)
             if known is None or version is None:
                 self._register(made, name, context)
             self.store.retain(made.path, made.store_version, until_ns=made.until_ns)
         return made
+
+    def _must_hold(self, known: RawObject) -> None:
+        """Raise `IntegrityError` unless the object that is to be acknowledged again is what was kept."""
+        self._objects.must_live(known.key_name)
+        finding = self._objects.check(known, without_keys=True)
+        if finding.ok:
+            return
+        if announced(self._door.ledger, known.sha256) and not self.store.stat(known.path, known.store_version):
+            words = "its deletion was begun and not written down: delete it again"
+            raise AccessDenied(f"{known.name}: {words}; what was deleted does not come back")
+        remedy = f"restore {known.path} from a backup, it must have SHA-256 {known.cipher_sha256}"
+        raise IntegrityError(f"{known.name} was kept before, and is damaged: {finding.words}; {remedy}")
 
     def _register(self, made: RawObject, name: str, context: Context) -> None:
         """Write the ledger entry, claim the version, and then write the rows, each once."""
@@ -304,7 +333,10 @@ class RawZone(RawKeeper):
     ) -> None:
         """Keep an object whatever its date, or let its date count again. May raise `AccessDenied`."""
         with locked(self.folder / ".lock"):
-            self._custody.hold(self.record(sha256), on, reason, context=context)
+            found = self.record(sha256)
+            if on:
+                self._objects.must_live(found.key_name)
+            self._custody.hold(found, on, reason, context=context)
 
     def delete(self, sha256: str, *, context: Context) -> None:
         """Remove an object's bytes for good and keep its record. May raise `AccessDenied`."""

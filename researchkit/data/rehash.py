@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from .custody import REFUSED
 from .objects import Finding, RawObject
 from .raw import RawZone, locked
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from researchkit.security.ledger import Ledger
 
 # %% auto #0
 __all__ = ['Report', 'rehash']
@@ -32,21 +36,33 @@ class Report:
     bytes: int  # as they lie there
     earlier: int  # that an interrupted check had found whole
     broken: tuple[Finding, ...]  # in the order of the list
-    unread: int  # that hold outside, and whose key was not at hand to look inside
+    unread: int  # that hold outside, and into which nobody looked: no key
+    listed: int  # that the register has
+    ledger: int | None = None  # that the ledger says there are; None: not asked, a part of the zone was read
+
+    @property
+    def complete(self) -> bool:
+        """Whether every object of the register was read."""
+        return self.objects + self.earlier == self.listed
 
     @property
     def ok(self) -> bool:
-        """Whether everything holds."""
-        return not self.broken
+        """Whether every object was read and holds."""
+        return self.complete and not self.broken
 
     def __str__(self) -> str:
         """One sentence."""
         began = f", {self.earlier} more in a check that was interrupted" if self.earlier else ""
-        read = f"{self.objects} objects with {self.bytes:,} bytes were read{began}"
-        keyless = f"; of {self.unread} only the ciphertext, for want of a key" if self.unread else ""
-        if self.ok:
-            return f"{read}{keyless}: all hold"
-        return f"{read}{keyless}: {len(self.broken)} do not hold: {', '.join(f.name[:12] for f in self.broken[:5])}"
+        said = [f"{self.objects} objects with {self.bytes:,} bytes were read{began}"]
+        if self.unread:
+            said.append(f"of {self.unread} only the ciphertext: keys were destroyed on record, or not asked for")
+        if self.ledger not in (None, self.listed):
+            said.append(f"the ledger knows of {self.ledger} and the register of {self.listed}")
+        if not self.complete:
+            said.append(f"not complete, {self.listed} are registered: begin again with --no-resume")
+        whole = "all hold" if self.ok else "those hold"
+        names = ", ".join(f.name[:12] for f in self.broken[:5])
+        return f"{'; '.join(said)}: {f'{len(self.broken)} do not hold: {names}' if self.broken else whole}"
 
     def frame(self) -> pl.DataFrame:
         """What does not hold, as a table."""
@@ -57,34 +73,46 @@ class Report:
         return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
 
 # %% ../../nbs/data/28_rehash.ipynb #reh08
+_OLD = 7 * 86_400 * 10**9  # nanoseconds
+
+
 @dataclass
 class _Journal:
     """How far an interrupted check came."""
 
     path: Path
-    earlier: int = 0  # how many objects it had found whole
-    last: str | None = None  # the hash of the last object it read
+    scope: str  # a table, or everything
+    began: int  # when the check began, nanoseconds UTC
+    last: str | None = None  # the hash of the last object it read in order
     broken: tuple[str, ...] = ()  # what it found broken
 
-    def read(self, scope: str) -> None:
-        """Take up a journal of the same scope; any other is begun anew."""
-        with suppress(FileNotFoundError), self.path.open(encoding="utf-8") as file:
-            if file.readline() != f"{scope}\n":
+    def resume(self) -> None:
+        """Take up a journal of the same scope that is not too old; any other is begun anew."""
+        with suppress(FileNotFoundError), self.path.open(encoding="utf-8", errors="replace") as file:
+            began, _, scope = file.readline().partition(" ")
+            if not began.isdecimal() or scope != f"{self.scope}\n" or not 0 <= self.began - int(began) < _OLD:
                 return
+            self.began = int(began)
+        for sha256, word in self.lines():
+            self.last = sha256
+            self.broken += (sha256,) if word == "broken" else ()
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """What was read in order, and whether it held."""
+        with suppress(FileNotFoundError), self.path.open(encoding="utf-8", errors="replace") as file:
+            file.readline()
             for line in file:
                 sha256, _, word = line.partition(" ")
-                if word == "holds\n":
-                    self.earlier, self.last = self.earlier + 1, sha256
-                elif word == "broken\n":
-                    self.broken, self.last = (*self.broken, sha256), sha256
+                if word in ("holds\n", "broken\n"):
+                    yield sha256, word.strip()
 
     @contextmanager
-    def writing(self, scope: str) -> Iterator[TextIO]:
+    def writing(self) -> Iterator[TextIO]:
         """Go on writing, or begin."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         flags |= os.O_TRUNC if self.last is None else os.O_APPEND
         with open(os.open(self.path, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(f"{scope}\n" if self.last is None else "\n")
+            file.write(f"{self.began} {self.scope}\n" if self.last is None else "\n")
             yield file
 
 # %% ../../nbs/data/28_rehash.ipynb #reh11
@@ -107,6 +135,74 @@ def _ahead[T](
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
+# %% ../../nbs/data/28_rehash.ipynb #reh17
+class _Walk:
+    """One check of a zone, from where its journal ends."""
+
+    def __init__(self, zone: RawZone, journal: _Journal, table: str | None) -> None:
+        self._zone, self._journal, self._table = zone, journal, table
+        self._known = sum(1 for _ in journal.lines())  # lines of a check that was interrupted
+        self._fresh: set[str] = set()  # put since the check began, and handed out
+        self.beside: set[str] = set()  # those of them that were handed out out of order
+        self.listed, self.gone = 0, frozenset[str]()
+
+    def __iter__(self) -> Iterator[RawObject]:
+        """Hand out what is left to read."""
+        for sha256 in self._journal.broken:
+            if (found := self._zone.find(sha256)) is not None and found.deleted_ns is None:
+                yield found
+        last = None if self._journal.last is None else self._zone.find(self._journal.last)
+        for page in self._zone.pages(self._table, after=last):
+            self._fresh |= {o.sha256 for o in page if o.put_ns >= self._journal.began}
+            yield from page
+        while late := self._late():
+            self._fresh |= set(late)
+            self.beside |= set(late)
+            yield from (o for s in late if (o := self._zone.find(s)) is not None and o.deleted_ns is None)
+
+    def _rows(self, what: str, where: str) -> list[dict[str, Any]]:
+        """Ask the register about the objects of this check."""
+        only = "" if self._table is None else "AND table_name = :t"
+        given = {"t": self._table, "began": self._journal.began}
+        return self._zone._registry.rows(f"SELECT {what} FROM raw_objects WHERE {where} {only}", **given)
+
+    def _late(self) -> list[str]:
+        """Count the list, and name what came since the check began and was not read."""
+        before = None
+        while before != self.gone:
+            before = self.gone
+            self.listed = int(self._rows("COUNT(*) AS n", "deleted_ns IS NULL")[0]["n"])
+            self.gone = frozenset(r["sha256"] for r in self._rows("sha256", "deleted_ns >= :began"))
+        new = {r["sha256"] for r in self._rows("sha256", "put_ns >= :began AND deleted_ns IS NULL")}
+        new -= self._fresh
+        return sorted(new.difference(s for s, _ in self._journal.lines() if s in new) if new else ())
+
+    def counted(self) -> tuple[int, int]:  # now, and in the check that was interrupted
+        """Count what was read and is still there."""
+        now, earlier = len(self.beside - self.gone), 0
+        for number, (sha256, word) in enumerate(self._journal.lines()):
+            if sha256 not in self.gone:
+                known = number < self._known and word == "holds"
+                now, earlier = now + (not known), earlier + known
+        return now, earlier
+
+# %% ../../nbs/data/28_rehash.ipynb #reh21
+def _told(ledger: Ledger) -> int:
+    """How many objects there are by the ledger."""
+    return ledger.count("object") - ledger.count("delete") + ledger.count(REFUSED)
+
+
+def _begin(zone: RawZone, path: Path, scope: str, *, resume: bool) -> _Journal:
+    """Take up the journal, or begin a new one."""
+    known = _Journal(path, scope, zone._clock())
+    if resume:
+        known.resume()
+        if known.last is not None and zone.find(known.last) is None:  # nobody knows where it was
+            known = _Journal(path, scope, zone._clock())
+    if known.last is None:
+        path.unlink(missing_ok=True)
+    return known
+
 
 def rehash(
     zone: RawZone,
@@ -114,6 +210,7 @@ def rehash(
     table: str | None = None,  # only this table's objects
     workers: int = 2,  # how many objects at a time
     resume: bool = True,  # leave out what an interrupted check found whole
+    without_keys: bool = False,  # the ciphertext is enough
     progress: Callable[[RawObject, Finding], None] | None = None,  # called after each object that is read
     journal: Path | None = None,  # default: beside the zone
 ) -> Report:
@@ -121,33 +218,22 @@ def rehash(
     if workers < 1:
         raise ValueError(f"rehash: workers must be at least 1, got {workers}")
     path = zone.folder / "rehash.journal" if journal is None else journal
+    scope = f"{table or 'everything'}{' without keys' if without_keys else ''}"
     with locked(path.with_suffix(".lock")):
-        known = _Journal(path)
-        if resume:
-            known.read(table or "everything")
-        count = {"objects": 0, "bytes": 0, "unread": 0}
-        broken: list[Finding] = []
-        with known.writing(table or "everything") as file:
-            for found, finding in _ahead(zone.check, _left(zone, known, table), workers):
-                count["objects"] += 1
-                count["bytes"] += found.cipher_bytes
-                count["unread"] += finding.ok and not finding.words.endswith(" holds")
+        known = _begin(zone, path, scope, resume=resume)
+        walk, size, unread, broken = _Walk(zone, known, table), 0, 0, list[Finding]()
+        with known.writing() as file:
+            for found, finding in _ahead(partial(zone.check, without_keys=without_keys), iter(walk), workers):
+                size += found.cipher_bytes
+                unread += finding.ok and not finding.words.endswith(" holds")
                 if not finding.ok:
                     broken.append(finding)
-                if found.sha256 not in known.broken:
+                if found.sha256 not in walk.beside and found.sha256 not in known.broken:
                     file.write(f"{found.sha256} {'holds' if finding.ok else 'broken'}\n")
                     file.flush()
                 if progress is not None:
                     progress(found, finding)
+        now, earlier = walk.counted()
         path.unlink()
-    return Report(earlier=known.earlier, broken=tuple(broken), **count)
-
-
-def _left(zone: RawZone, known: _Journal, table: str | None) -> Iterator[RawObject]:
-    """What is left to read: first what was broken, then what comes after the last that was read."""
-    for sha256 in known.broken:
-        if (found := zone.find(sha256)) is not None and found.deleted_ns is None:
-            yield found
-    last = None if known.last is None else zone.find(known.last)
-    for page in zone.pages(table, after=last):
-        yield from page
+        ledger = _told(zone._door.ledger) if table is None else None
+    return Report(now, size, earlier, tuple(broken), unread, walk.listed, ledger)

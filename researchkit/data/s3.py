@@ -5,11 +5,10 @@
 # %% ../../nbs/data/29_s3.ipynb #sss03
 from __future__ import annotations
 
-import base64
 import io
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from .bucket import Fresh, client, place_of, saying
 from .digests import CHUNK, Digest, HashingWriter
 from .store import State, Stored, plain, refuse_early
-from .transfer import Parts, Resuming, expected_tag, md5_of
+from .transfer import Parts, Resuming, expected_tag, header, md5_of
 from ..errors import IntegrityError, WorkspaceError
 from ..security.durable import reached
 from ..settings import Address
@@ -51,10 +50,12 @@ class _Bucket:
         *,
         ca: Path | None = None,  # whom to trust; default: the system's authorities
         retention_days: int = 0,  # how long new objects must stay; 0: as the bucket's own rule says
+        clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
     ) -> None:
         self.bucket, self.prefix = place_of(found)
-        self.retention_days = retention_days
+        self.retention_days, self._clock = retention_days, clock
         self._client = client(found, Fresh(credentials), ca)
+        self._failed: set[str] = set()  # uploads of ours that could not be given up
 
     def __repr__(self) -> str:
         """Show where it lies."""
@@ -148,7 +149,7 @@ class _Writing(_Reading):
                     begun = self._server.create_multipart_upload(**self._of(name), **_locked_until(until_ns))
                     upload.append(begun["UploadId"])
                 where = {**self._of(name), "UploadId": upload[0], "PartNumber": number}
-                return str(self._server.upload_part(**where, Body=piece, ContentMD5=_header(md5))["ETag"])
+                return str(self._server.upload_part(**where, Body=piece, ContentMD5=header(md5))["ETag"])
 
         with Digest() as digest, Parts(send) as parts:
             try:
@@ -170,7 +171,7 @@ class _Writing(_Reading):
         """Send an object in one piece."""
         reached("part", "before")
         with saying(self._words(name)):
-            fixed = {"ContentMD5": _header(md5_of(whole)), **_locked_until(until_ns)}
+            fixed = {"ContentMD5": header(md5_of(whole)), **_locked_until(until_ns)}
             self._server.put_object(**self._of(name), Body=whole, **fixed)
         reached("part", "after")
 
@@ -209,12 +210,7 @@ class _Writing(_Reading):
                 with saying(self._words(name)):
                     self._client.abort_multipart_upload(**self._of(name), UploadId=one)
         except Exception:
-            return
-
-
-def _header(md5: bytes) -> str:
-    """A checksum as it travels."""
-    return base64.b64encode(md5).decode()
+            self._failed.update(upload)
 
 
 def _locked_until(until_ns: int) -> dict[str, Any]:
@@ -232,6 +228,9 @@ class S3Store(_Writing):
         kept = self._written(name, write, until_ns)
         self.retain(name, kept.version, until_ns=until_ns)  # some servers forget it for parts
         return kept
+
+    def settle(self, name: str, version: str = "") -> None:
+        """Nothing: what a server lists it has."""
 
     def retain(self, name: str, version: str = "", *, until_ns: int = 0) -> None:
         """Make it stay at least until then; never shortens."""
@@ -280,7 +279,7 @@ class S3Store(_Writing):
         known = self._versions(name)
         for one in known:
             if (state := self.stat(name, one)) is not None:
-                refuse_early(self._words(name), state, time.time_ns())
+                refuse_early(self._words(name), state, self._clock())
         reached("shred", "before")
         for one in known:
             with saying(self._words(name)):
@@ -288,12 +287,14 @@ class S3Store(_Writing):
         reached("shred", "after")
 
     def sweep(self) -> int:
-        """Give up uploads that nobody will complete; says how many."""
+        """Give up uploads that nobody will complete: our own that failed, and any of yesterday; says how many."""
+        yesterday = _when(self._clock()) - timedelta(days=1)
         with saying(f"bucket {self.bucket}"):
             pages = self._server.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket, Prefix=f"{self.prefix}/".lstrip("/")
             )
-            found = [u for page in pages for u in page.get("Uploads", [])]
+            known = [u for page in pages for u in page.get("Uploads", [])]
+            found = [u for u in known if u["UploadId"] in self._failed or u["Initiated"] < yesterday]
             for upload in found:
                 where = {"Bucket": self.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
                 self._client.abort_multipart_upload(**where)

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/30_transfer.ipynb #trf03
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import time
@@ -16,7 +17,7 @@ from .bucket import in_our_words
 from ..errors import IntegrityError, WorkspaceError
 
 # %% auto #0
-__all__ = ['PART', 'md5_of', 'expected_tag', 'Parts', 'Resuming']
+__all__ = ['PART', 'md5_of', 'header', 'expected_tag', 'Parts', 'Resuming']
 
 # %% ../../nbs/data/30_transfer.ipynb #sss09
 PART = 16 << 20  # bytes; a bucket takes at most 10,000 parts
@@ -25,6 +26,11 @@ PART = 16 << 20  # bytes; a bucket takes at most 10,000 parts
 def md5_of(piece: bytes) -> bytes:
     """What servers compare a part with; it finds accidents, and TLS keeps out the rest."""
     return hashlib.md5(piece, usedforsecurity=False).digest()
+
+
+def header(md5: bytes) -> str:
+    """A checksum as it travels."""
+    return base64.b64encode(md5).decode()
 
 
 def expected_tag(parts: list[bytes]) -> str:

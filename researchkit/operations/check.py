@@ -5,15 +5,19 @@
 # %% ../../nbs/operations/10_check.ipynb #chk03
 from __future__ import annotations
 
+import textwrap
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
 from ..errors import ResearchKitError
 
 # %% auto #0
-__all__ = ['STATES', 'Look', 'Check', 'looked', 'worst', 'frame']
+__all__ = ['STATES', 'Look', 'Check', 'looked', 'worst', 'frame', 'page', 'summed']
 
 # %% ../../nbs/operations/10_check.ipynb #chk07
 STATES: tuple[str, ...] = ("ok", "warn", "unknown", "fail")  # from best to worst
@@ -49,11 +53,16 @@ def looked(
     area: str,  # what is examined
     look: Look,
 ) -> Iterator[Check]:
-    """The checks of one examination, and an unknown one where it could not go on."""
+    """The checks of one examination, and a failing one where it could not go on."""
     try:
         yield from look()
     except (ResearchKitError, OSError) as error:
-        yield Check(area, "examination", "unknown", f"it stopped: {type(error).__name__}: {error}")
+        words = f"it stopped: {type(error).__name__}: {error}"
+        yield Check(area, "examination", "fail", words, "mend this, then look again")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"it stopped: {type(error).__name__} in {Path(last.filename).name}, {last.name}"
+        yield Check(area, "examination", "fail", words, "what it reads is damaged, or this program is at fault")
 
 # %% ../../nbs/operations/10_check.ipynb #chk16
 def worst(
@@ -71,3 +80,37 @@ def frame(
     return pl.DataFrame(
         {c: [getattr(x, c) for x in checks] for c in columns}, schema=dict.fromkeys(columns, pl.String)
     )
+
+# %% ../../nbs/operations/10_check.ipynb #chk22
+def page(
+    checks: Sequence[Check],
+    *,
+    width: int,  # columns of the terminal
+    everything: bool = False,  # also what is well, one by one
+) -> list[str]:  # lines; a check's first line begins with its state
+    """Checks as people read them: the worst first, the remedy below the words."""
+    shown = [c for c in checks if everything or c.state != "ok" or c.area == "tier"]
+    lines: list[str] = []
+    for check in sorted(shown, key=lambda c: (c.area != "tier", -STATES.index(c.state))):
+        lines.append(f"{check.state:<9}{check.area}: {check.name}")
+        lines += _folded(check.words, width, " " * 9)
+        lines += _folded(check.remedy, width, " " * 9 + "→ ") if check.remedy else []
+    well = Counter(c.area for c in checks if c not in shown)
+    if well:
+        areas = ", ".join(f"{area} {n}" if n > 1 else area for area, n in well.items())
+        lines += ["", *_folded(f"ok also: {areas} (--all shows them)", width, "")]
+    return [*lines, "", summed(checks)]
+
+
+def _folded(words: str, width: int, head: str) -> list[str]:
+    """Words in lines of a width, all of them indented as far as the first."""
+    return textwrap.wrap(
+        words, max(width, 40), initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def summed(checks: Sequence[Check]) -> str:
+    """How many checks are in each state, the worst first."""
+    counted = Counter(c.state for c in checks)
+    return ", ".join(f"{counted[s]} {s}" for s in reversed(STATES) if counted[s]) or "nothing was looked at"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from ..context import parse_table
+from ..data.raw import locked
 from ..errors import AccessDenied, IntegrityError, NotFound, WorkspaceError
 from .derived import REMOVED, UNREADABLE, by_kind, keys_of, what_ends
 from .endings import BEGUN, ENDED, lines, listed, place, stands
@@ -49,10 +50,15 @@ def _refuse_held(ws: Workspace, ends: pl.DataFrame) -> None:
             )
 
 
+def _tables(ws: Workspace, keys: Sequence[str]) -> list[str]:
+    """Name the tables of what was bought under these keys."""
+    query = "SELECT DISTINCT table_name FROM raw_objects WHERE key_name = :k"
+    return sorted({row["table_name"] for key in keys for row in ws.registry.rows(query, k=key)})
+
+
 def _ask(ws: Workspace, licence: str, keys: Sequence[str]) -> None:
     """Ask policy for every table that was bought under these keys, or for the licence's name if there is none."""
-    query = "SELECT DISTINCT table_name FROM raw_objects WHERE key_name = :k"
-    tables = sorted({row["table_name"] for key in keys for row in ws.registry.rows(query, k=key)})
+    tables = _tables(ws, keys)
     for table in tables:
         ws.door.ask("delete", parse_table(table), context=ws.context, retained=False, held=False)
     if not tables:
@@ -81,7 +87,6 @@ def _without(ws: Workspace, table: str, gone: set[str]) -> None:
     """Take files out of a table: drop it, or build it anew from what stays."""
     from researchkit.data import tables
     from researchkit.data.ingest import table_lock
-    from researchkit.data.raw import locked
 
     lake, of = ws._lake, parse_table(table)
     query = "SELECT path, raw_sha256 FROM lake_files WHERE table_name = :t ORDER BY path"
@@ -203,27 +208,58 @@ def destroy_licence(
     """End a licence with everything that derives from it, or finish what was begun; `ValueError` unless confirmed."""
     from researchkit.workspace import alone
 
-    keys = keys_of(ws, licence)
+    keys_of(ws, licence)
     if confirmed != licence:
         raise ValueError(f"licence '{licence}': not ended, '{confirmed}' is not its name")
-    with alone(ws, "destruction"):
-        ends = what_ends(ws, licence)
-        begun, over = _last(ws, licence)
-        standing = _standing(ws, ends)
-        if begun and over and standing.is_empty() and set(keys) <= set(ws.keys.destroyed()):
-            return _outcome(licence, begun, over)
-        _ask(ws, licence, keys)
-        _refuse_held(ws, ends)
+    with alone(ws, "destruction"), locked(ws._raw.folder / ".lock"):
+        return _end(ws, licence, keys_of(ws, licence))
+
+
+def _end(ws: Workspace, licence: str, keys: Sequence[str]) -> Destroyed:
+    """The same; the caller holds the zone's lock, and nobody puts or holds anything."""
+    ends = what_ends(ws, licence)
+    begun, over = _last(ws, licence)
+    standing = _standing(ws, ends)
+    if begun and over and standing.is_empty() and set(keys) <= set(ws.keys.destroyed()):
+        return _outcome(licence, begun, over)
+    _ask(ws, licence, keys)
+    _refuse_held(ws, ends)
+    _refuse_at_work(ws)
+    if begun is None or over or not _covers(ws, begun, standing):
+        begun = _announce(ws, licence, keys, ends)
+    _remove(ws, pl.concat([listed(ws, begun), ends]).unique(["kind", "id"], maintain_order=True))
+    for key in keys:
+        ws.keys.destroy(key)
+    begun = _until_nothing_stands(ws, licence, keys, begun)
+    said = {"keys": list(keys), "list": begun.body["list"]["sha256"], "begun": begun.seq}
+    return _outcome(licence, begun, ws.ledger.append(ENDED, said, ws.context, subject=f"licence:{licence}"))
+
+
+_ROUNDS = 20  # of removing what others make meanwhile
+
+
+def _until_nothing_stands(ws: Workspace, licence: str, keys: Sequence[str], begun: Entry) -> Entry:
+    """Remove what appeared while the key was going, each time with a list of its own; returns the last list's line."""
+    for _ in range(_ROUNDS):
+        _wait_for_tables(ws, keys)
         _refuse_at_work(ws)
-        if begun is None or over or not _covers(ws, begun, standing):
+        ends = what_ends(ws, licence)
+        if (standing := _standing(ws, ends)).is_empty():
+            return begun
+        if not _covers(ws, begun, standing):
             begun = _announce(ws, licence, keys, ends)
-        _remove(ws, pl.concat([listed(ws, begun), ends]).unique(["kind", "id"], maintain_order=True))
-        for key in keys:
-            ws.keys.destroy(key)
-        said = {"keys": list(keys), "list": begun.body["list"]["sha256"], "begun": begun.seq}
-        return _outcome(
-            licence, begun, ws.ledger.append(ENDED, said, ws.context, subject=f"licence:{licence}")
-        )
+        _remove(ws, ends)
+    names = ", ".join(standing["name"][:5].to_list())
+    raise WorkspaceError(f"licence '{licence}': its key is gone, and these come back or stay: {names}; ask again")
+
+
+def _wait_for_tables(ws: Workspace, keys: Sequence[str]) -> None:
+    """Wait for whoever had read an object before its key was gone, and is making a table of it."""
+    from researchkit.data.ingest import table_lock
+
+    for table in _tables(ws, keys):
+        with locked(table_lock(ws._lake.folder, parse_table(table))):
+            continue
 
 
 def _covers(ws: Workspace, begun: Entry, standing: pl.DataFrame) -> bool:

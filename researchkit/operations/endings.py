@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..context import parse_table
+from ..data.custody import announced
 from ..errors import ResearchKitError
 from ..experiments.evidence import Link
 from ..settings import path_of
@@ -96,12 +97,12 @@ class _Ending:
 
 def _endings(ws: Workspace) -> tuple[list[_Ending], list[Link]]:
     """Read every end of a licence that the ledger knows, and say which lists are not what they were."""
-    over = {e.body["begun"] for e in lines(ws, ENDED)}
+    over = {e.subject: int(e.body["begun"]) for e in lines(ws, ENDED)}  # the last list covers the earlier ones
     found, broken = [], []
     for line in lines(ws, BEGUN):
         licence = str(line.subject).partition(":")[2]
         try:
-            found.append(_Ending(licence, line.seq, line.seq in over, listed(ws, line)))
+            found.append(_Ending(licence, line.seq, line.seq <= over.get(line.subject, 0), listed(ws, line)))
         except ResearchKitError as e:
             broken.append(Link("licence", licence, False, str(e), line.body["list"]["sha256"]))
     return found, broken
@@ -134,10 +135,16 @@ def _things(ws: Workspace, link: Link, ends: pl.DataFrame) -> list[tuple[str, st
     return []
 
 
+def _deleted(ws: Workspace, sha256: str) -> Entry | None:
+    """Find the line of a deletion that was announced, not refused, and done."""
+    row = ws.registry.one("SELECT deleted_ns FROM raw_objects WHERE sha256 = :s", s=sha256)
+    return None if row is None or row["deleted_ns"] is None else announced(ws.ledger, sha256)
+
+
 def _explain(ws: Workspace, link: Link, endings: Sequence[_Ending]) -> Link:
     """Say of one link with which licence it ended, if it did."""
-    if link.kind == "raw object" and (said := ws.ledger.entries("delete", subject=f"raw:{link.expected}")):
-        return replace(link, ok=True, words=f"deleted by a custodian, ledger entry {said[-1].seq}")
+    if link.kind == "raw object" and (said := _deleted(ws, link.expected)) is not None:
+        return replace(link, ok=True, words=f"deleted by a custodian, ledger entry {said.seq}")
     for ending in endings[::-1]:
         named = _things(ws, link, ending.ends)
         listed = [t for t in named if not ending.ends.filter(kind=t[0], id=t[1]).is_empty()]

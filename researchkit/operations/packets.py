@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['Packet', 'read', 'owner', 'Attempt', 'attempts']
+__all__ = ['Packet', 'read', 'owner', 'name_of', 'Attempt', 'attempts']
 
 # %% ../../nbs/operations/15_packets.ipynb #pkt07
 @dataclass(frozen=True)
@@ -93,9 +93,18 @@ def owner(
     inodes = {f"socket:[{line[9]}]" for line in lines if int(line[1].rpartition(":")[2], 16) == packet.port}
     for folder in proc.glob("[0-9]*/fd") if inodes else ():
         if any(link in inodes for link in _links(folder)):
-            name = (folder.parent / "comm").read_text().strip() if (folder.parent / "comm").exists() else "?"
-            return f"{name} ({folder.parent.name})"
+            return f"{name_of(folder.parent)} ({folder.parent.name})"
     return "gone"
+
+
+def name_of(
+    folder: Path,  # /proc/4711
+) -> str:  # "?" when it is gone
+    """What a process calls itself."""
+    try:
+        return (folder / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
 
 
 def _links(folder: Path) -> Iterable[str]:

@@ -123,7 +123,10 @@ def clock_checks(
 ) -> Iterator[Check]:
     """What to think of our own clock."""
     if kept:
-        yield Check("clock", "this machine", "ok", f"kept right, largest error {error:.3f} s")
+        state = "ok" if error <= ASTRAY else "warn"
+        words = f"kept right, largest error {error:.3f} s" + (f", more than {ASTRAY:g} s" if state == "warn" else "")
+        remedy = "" if state == "ok" else "see chronyc tracking: its servers are far away, or silent"
+        yield Check("clock", "this machine", state, words, remedy)
     else:
         words = "nothing that the kernel knows of keeps it right"
         yield Check(

@@ -18,8 +18,8 @@ from pathlib import Path
 from .check import Check
 
 # %% auto #0
-__all__ = ['ELSEWHERE', 'CONTAINED', 'VEILED', 'IN_MEMORY', 'PLAIN', 'Mount', 'mounts', 'mount_of', 'encrypted_by',
-           'fscrypt_version', 'zfs_encryption', 'Volume', 'System', 'swaps', 'checks']
+__all__ = ['OWN_DEVICES', 'ELSEWHERE', 'CONTAINED', 'VEILED', 'IN_MEMORY', 'PLAIN', 'Mount', 'mounts', 'mount_of', 'device_of',
+           'encrypted_by', 'fscrypt_version', 'zfs_encryption', 'Volume', 'System', 'swaps', 'checks']
 
 # %% ../../nbs/operations/12_volumes.ipynb #vol07
 @dataclass(frozen=True)
@@ -46,13 +46,29 @@ def mounts(
     return found
 
 
+OWN_DEVICES: tuple[str, ...] = ("btrfs", "bcachefs", "overlay", "aufs")  # stat names devices that no table has
+
+
 def mount_of(
     path: Path,  # absolute, links resolved
     table: list[Mount],
-) -> Mount | None:
+    device: str,  # "254:0": what stat says of the path
+) -> Mount | None:  # None: the table does not say
     """The mount that a path lies on."""
-    leading = [m for m in table if path.is_relative_to(m.point)]
-    return max(enumerate(leading), key=lambda pair: (len(pair[1].point), pair[0]), default=(0, None))[1]
+    leading = [m for _, m in sorted(enumerate(table), key=lambda pair: (len(pair[1].point), pair[0]))]
+    leading = [m for m in leading if path.is_relative_to(m.point)]
+    same = [m for m in leading if m.device == device]
+    if same or not leading:
+        return same[-1] if same else None
+    return leading[-1] if leading[-1].kind in OWN_DEVICES else None
+
+
+def device_of(
+    path: Path,  # exists
+) -> str:  # "254:0"
+    """The device that the kernel names for a path."""
+    number = path.stat().st_dev
+    return f"{os.major(number)}:{os.minor(number)}"
 
 # %% ../../nbs/operations/12_volumes.ipynb #vol11
 _HIDES = re.compile(r"CRYPT-(LUKS1|LUKS2|PLAIN|BITLK|TCRYPT|FVAULT2|LOOPAES)-")
@@ -174,6 +190,7 @@ class System:
 
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
+    device: Callable[[Path], str] = device_of
 
     def volume(
         self,
@@ -182,9 +199,9 @@ class System:
     ) -> Volume:
         """Say whether the volume behind a path is encrypted."""
         path = next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
-        mount = mount_of(path, mounts(_word(self.proc / "self" / "mountinfo")))
+        mount = mount_of(path, mounts(_word(self.proc / "self" / "mountinfo")), self.device(path))
         if mount is None:
-            return Volume("unknown", "no mount table to read")
+            return Volume("unknown", "the mount table has no line for its device")
         if version := fscrypt_version(path if path.is_dir() else path.parent):
             return Volume("encrypted", f"fscrypt, policy version {version}")
         return _by_kind(mount) or self._block(mount, deep)

@@ -17,20 +17,41 @@ from .keys import signed_by
 from .merkle import Frontier
 
 # %% auto #0
-__all__ = ['GENESIS', 'Row', 'canonical', 'Entry', 'link', 'entry_of', 'Checkpoint', 'read_checkpoint', 'signed_heads', 'follow',
-           'ended']
+__all__ = ['DEEPEST', 'GENESIS', 'Row', 'canonical', 'Entry', 'link', 'entry_of', 'as_spelled', 'Checkpoint', 'read_checkpoint',
+           'signed_heads', 'follow', 'ended']
 
 # %% ../../nbs/security/06_chain.ipynb #chs07
+DEEPEST = 64  # levels below the outermost value
+_ENCODE = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
 def canonical(
     value: object,  # mappings with string keys, lists, strings, numbers, booleans, None
 ) -> str:  # the one spelling
     """Write `value` as canonical JSON."""
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        _comes_back(value, 0)
+        text = _ENCODE(value)
         text.encode()
     except (TypeError, ValueError) as e:
         raise ValueError(f"the ledger holds plain JSON without NaN or infinity: {e}") from None
     return text
+
+
+def _comes_back(value: object, level: int) -> None:
+    """Refuse keys that are not text, and what lies too deep."""
+    if level > DEEPEST:
+        raise ValueError(f"something lies more than {DEEPEST} levels deep")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"a key is text, got {key!r}")
+            _comes_back(inner, level + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _comes_back(inner, level + 1)
 
 # %% ../../nbs/security/06_chain.ipynb #chs11
 GENESIS = "0" * 64
@@ -81,17 +102,20 @@ def entry_of(
         kind, body, context, prev, found = (row[i].decode() for i in (2, 4, 5, 6, 7))
         subject = None if row[3] is None else row[3].decode()
         told = link(seq, ts, kind, subject, body, context, prev)
-    except (UnicodeDecodeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         raise IntegrityError(f"ledger entry {seq} is not readable: the row was damaged") from None
     if told != found:
         why = f"the row was changed: says {found[:12]}…, holds {told[:12]}…"
         raise IntegrityError(f"ledger entry {seq}: hash differs, {why}")
-    what = _mapping(seq, body)
+    what, whose = _mapping(seq, body), _mapping(seq, context)
     if what.get("subject") != subject:
         raise IntegrityError(
             f"ledger entry {seq} is filed under {subject!r} and speaks of {what.get('subject')!r}"
         )
-    return Entry(seq, ts, kind, what, _mapping(seq, context), prev, found)
+    who = whose.get("principal")
+    if not isinstance(who, dict) or not isinstance(who.get("name"), str):
+        raise IntegrityError(f"ledger entry {seq} does not say who acted: it was not written by the ledger")
+    return Entry(seq, ts, kind, what, whose, prev, found)
 
 
 def _mapping(seq: int, text: str) -> dict[str, Any]:
@@ -99,9 +123,26 @@ def _mapping(seq: int, text: str) -> dict[str, Any]:
     try:
         if isinstance(found := json.loads(text), dict):
             return found
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     raise IntegrityError(f"ledger entry {seq} is not readable: body or context is no JSON object")
+
+
+def as_spelled(
+    entry: Entry,
+    row: Row,  # that it was read from
+) -> Entry:  # the same; IntegrityError when body or context is not in its one spelling
+    """Refuse a text in which two readers could see two things."""
+    for name, told, text in (("body", entry.body, row[4]), ("context", entry.context, row[5])):
+        try:
+            same = _ENCODE(told) == text.decode()
+        except (ValueError, RecursionError):
+            same = False
+        if not same:
+            raise IntegrityError(
+                f"ledger entry {entry.seq}: its {name} is not in canonical spelling, it was not written by the ledger"
+            )
+    return entry
 
 # %% ../../nbs/security/06_chain.ipynb #chs16
 @dataclass(frozen=True)
@@ -159,7 +200,7 @@ def _next(row: Row, seq: int, prev: str, signed: str | None) -> Entry:
     """The entry in `row`, or the way in which it does not continue a chain that ends at `seq`, `prev`."""
     if row[0] != seq + 1:
         raise IntegrityError(f"ledger entry {seq + 1} is missing: after entry {seq} comes entry {row[0]}")
-    entry = entry_of(row)
+    entry = as_spelled(entry_of(row), row)
     if entry.prev != prev:
         raise IntegrityError(f"ledger entry {entry.seq} does not follow entry {seq}: one was put in later")
     if signed not in (None, entry.hash):
@@ -173,21 +214,33 @@ def follow(
     prev: str,  # and its hash
     marks: Mapping[int, str],  # hashes that were signed, by entry number
     roots: Mapping[int, bytes] | None = None,  # roots that were signed, by size; only with seq = 0
+    nodes: Mapping[tuple[int, int], bytes]
+    | None = None,  # nodes that are kept, by level and place; only with seq = 0
 ) -> tuple[int, str]:  # number and hash of the last entry
     """Walk the chain and raise at the first entry that breaks it."""
-    edge, tops = Frontier(), roots or {}
+    tops, kept = roots or {}, dict(nodes or {})
+    edge = Frontier(lambda level, place, node: _same_node(level, place, kept.pop((level, place), node), node))
     good = 0  # entries under the last root that agreed
     for row in rows:
         entry = _next(row, seq, prev, marks.get(seq + 1))
         seq, prev = entry.seq, entry.hash
-        if tops:
+        if tops or kept:
             edge.add(bytes.fromhex(prev))
         if seq in tops and edge.root() != tops[seq]:
             named = f"ledger entries {good + 1} to {seq}" if seq > good + 1 else f"ledger entry {seq}"
             raise IntegrityError(f"{named}: not what was signed, history was rewritten")
         good = seq if seq in tops else good
     ended(seq, [*marks, *tops])
+    for (level, place), node in kept.items():
+        _same_node(level, place, node, b"")
     return seq, prev
+
+
+def _same_node(level: int, place: int, kept: bytes, node: bytes) -> None:
+    """Refuse a node of the tree that the entries do not lead to."""
+    if kept != node:
+        named = f"over entries {(place << level) + 1} to {(place + 1) << level}"
+        raise IntegrityError(f"the kept node {named} is not what the entries give: it was planted or changed")
 
 
 def ended(

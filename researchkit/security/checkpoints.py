@@ -27,8 +27,8 @@ from .shelves import Shelf, add, last_entry, leaves
 from .signing import Signer
 
 # %% auto #0
-__all__ = ['keys_of', 'name_of', 'tree_of', 'sound_tree', 'sign_head', 'notes', 'note_at', 'Witness', 'Signed', 'hand_over',
-           'believed']
+__all__ = ['keys_of', 'name_of', 'tree_of', 'believed', 'kept_mark', 'sound_tree', 'sign_head', 'notes', 'note_at', 'Witness',
+           'Signed', 'hand_over']
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt06
 def keys_of(
@@ -62,19 +62,58 @@ def tree_of(
         return None if found is None else bytes(found)
 
     kept: list[Node] = [] if fresh is None else fresh
-    return Tree(lambda lo, hi: leaves(shelf, lo, hi), node, kept.extend)
+    seen: dict[tuple[int, int], bytes | None] = {}  # what was compared with a root is what is used later
+
+    def remembered(level: int, place: int) -> bytes | None:
+        """A node, read once."""
+        if (level, place) not in seen:
+            seen[level, place] = node(level, place)
+        return seen[level, place]
+
+    return Tree(lambda lo, hi: leaves(shelf, lo, hi), remembered, kept.extend)
+
+# %% ../../nbs/security/42_checkpoints.ipynb #cpt17
+def believed(
+    note: str,
+    keys: Sequence[str],  # public keys of this ledger, oldest first; none: signatures are not checked
+) -> Checkpoint:
+    """Read a note of this ledger, or say why it is none."""
+    mark = read_checkpoint(split_note(note)[0])
+    if not keys:
+        return mark
+    if mark.origin != (mine := origin_of(keys[0])):
+        raise IntegrityError(f"checkpoint of entry {mark.size}: of {mark.origin}, not of this ledger, {mine}")
+    trusted: Trusted = {mine: tuple(keys)}
+    return open_checkpoint(note, trusted)
+
+
+def kept_mark(
+    seq: int,  # the number that the note stands under
+    text: str,
+    keys: Sequence[str],  # public keys of this ledger, oldest first
+) -> Checkpoint:  # IntegrityError when this ledger did not sign it
+    """Read a note out of the ledger's own table, which others may have added to."""
+    try:
+        mark = believed(text, keys)
+    except IntegrityError as e:
+        why = "somebody else put it there; nothing is signed until an administrator has removed it"
+        raise IntegrityError(f"the kept checkpoint of entry {seq} is none: {e}; {why}") from None
+    if mark.size != seq:
+        raise IntegrityError(f"the kept checkpoint of entry {seq} is one of entry {mark.size}: it was put there")
+    return mark
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt082
 def sound_tree(
     shelf: Shelf,
+    keys: Sequence[str],  # public keys of this ledger, oldest first
     fresh: list[Node] | None = None,  # new nodes are put here
 ) -> Tree:  # IntegrityError when the entries are not those of the last checkpoint
     """The tree over a ledger, as far as it agrees with the last checkpoint."""
-    query = "SELECT text FROM checkpoints ORDER BY seq DESC LIMIT 1"
-    text = shelf.read(lambda c: c.exec_driver_sql(query).scalar())
-    if text is None or text.startswith("{"):
+    query = "SELECT seq, text FROM checkpoints ORDER BY seq DESC LIMIT 1"
+    found = shelf.read(lambda c: c.exec_driver_sql(query).first())
+    if found is None:
         return tree_of(shelf, fresh, believe=0)
-    mark = read_checkpoint(split_note(text)[0])
+    mark = kept_mark(found[0], found[1], keys)
     for size in (mark.size, 0):
         tree = tree_of(shelf, fresh, believe=size)
         if tree.root(mark.size) == mark.root:
@@ -92,19 +131,23 @@ def sign_head(
     head = shelf.read(lambda c: last_entry(c, shelf.dialect))
     if head is None:
         raise ValueError(f"ledger {shelf.name} has no entry yet, so there is nothing to sign")
-    if (known := note_at(shelf, head.seq)) is not None:
-        return head.seq, known
-    nodes: list[Node] = []
-    mark = Checkpoint(name_of(signer), head.seq, sound_tree(shelf, nodes).grow(head.seq))
-    note = sign_note(mark.text, mark.origin, signer)
+    keys, nodes = keys_of(signer), list[Node]()
+    root = sound_tree(shelf, keys, nodes).grow(head.seq)
+    if (known := note_at(shelf, head.seq)) is None:
+        mark = Checkpoint(name_of(signer), head.seq, root)
+        note = sign_note(mark.text, mark.origin, signer)
 
-    def keep(connection: sa.Connection) -> None:
-        """Write down the note and what the tree has learnt."""
-        add(connection, shelf.dialect, "nodes", nodes)
-        add(connection, shelf.dialect, "checkpoints", [(head.seq, note)])
+        def keep(connection: sa.Connection) -> None:
+            """Write down the note and what the tree has learnt."""
+            add(connection, shelf.dialect, "nodes", nodes)
+            add(connection, shelf.dialect, "checkpoints", [(head.seq, note)])
 
-    shelf.write(keep, site="checkpoint", there=lambda _connection, _made: False)
-    return head.seq, note_at(shelf, head.seq) or note
+        shelf.write(keep, site="checkpoint", there=lambda _connection, _made: False)
+        known = note_at(shelf, head.seq) or note
+    if kept_mark(head.seq, known, keys).root != root:
+        named = f"ledger entries 1 to {head.seq}"
+        raise IntegrityError(f"{named}: not what was signed, history was rewritten; nothing is signed")
+    return head.seq, known
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt12
 def _with(text: str, lines: Sequence[str]) -> str:
@@ -186,13 +229,15 @@ def hand_over(
     size: int,
     note: str,
     witness: Witness | None,
+    keys: Sequence[str],  # public keys of this ledger, oldest first
 ) -> Signed:  # IntegrityError when the witness refuses
     """Have a checkpoint countersigned, and keep the line."""
     if witness is None:
         return Signed(note, size, False, "there is no witness: it protects once somebody keeps it elsewhere")
     if check_cosignature(note, witness.name, witness.key) is None:
         try:
-            line = witness.submit(note, sound_tree(shelf).consistency)
+            tops, tree = {size: kept_mark(size, note, keys).root}, sound_tree(shelf, keys)
+            line = witness.submit(note, lambda old, new: tree.consistency(old, new, tops))
         except WorkspaceError as e:
             return Signed(
                 note, size, False, f"not countersigned: {e}; the next checkpoint hands it over again"
@@ -208,17 +253,3 @@ def hand_over(
             there=lambda _connection, _made: False,
         )
     return Signed(note, size, True, f"countersigned by {witness.name}")
-
-# %% ../../nbs/security/42_checkpoints.ipynb #cpt17
-def believed(
-    note: str,
-    keys: Sequence[str],  # public keys of this ledger, oldest first; none: signatures are not checked
-) -> Checkpoint:
-    """Read a note of this ledger, or say why it is none."""
-    mark = read_checkpoint(split_note(note)[0])
-    if not keys:
-        return mark
-    if mark.origin != (mine := origin_of(keys[0])):
-        raise IntegrityError(f"checkpoint of entry {mark.size}: of {mark.origin}, not of this ledger, {mine}")
-    trusted: Trusted = {mine: tuple(keys)}
-    return open_checkpoint(note, trusted)

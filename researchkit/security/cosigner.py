@@ -91,7 +91,7 @@ def _judge(mark: Checkpoint, old: int, proof: Sequence[bytes], size: int, top: b
     return None
 
 
-_MOST_EVIDENCE = 1000  # refused notes kept for one log
+_MOST_EVIDENCE = 1000  # refused notes kept for one log, of either kind
 
 
 def _keep_evidence(connection: sa.Connection, mark: Checkpoint, note: str, status: int) -> None:
@@ -100,8 +100,10 @@ def _keep_evidence(connection: sa.Connection, mark: Checkpoint, note: str, statu
     signed = connection.exec_driver_sql(
         f"SELECT 1 FROM heads WHERE {of}", (mark.origin, mark.size, mark.root)
     ).first()
+    forks = "size IN (SELECT size FROM heads WHERE origin = refused.origin)"
+    kind = forks if signed else f"NOT {forks}"
     kept = connection.exec_driver_sql(
-        "SELECT count(*) FROM refused WHERE origin = ?", (mark.origin,)
+        f"SELECT count(*) FROM refused WHERE origin = ? AND {kind}", (mark.origin,)
     ).scalar_one()
     if (signed or status == 422) and kept < _MOST_EVIDENCE:
         row = (mark.origin, mark.size, mark.root, note)
@@ -127,6 +129,8 @@ def _admitted(
         open_checkpoint(note, {mark.origin: trust[mark.origin]})
     except IntegrityError as e:
         return Answer(403, f"{e}\n")
+    if mark.size >= 1 << 63:
+        return Answer(400, "no log has so many entries\n")
     if old > mark.size:
         return Answer(400, f"the old size {old} is larger than the checkpoint's, {mark.size}\n")
     return mark
@@ -196,4 +200,4 @@ def evidence(
     origin: str,
 ) -> list[str]:  # notes that the log's key signed and that were refused, the longest first
     """What speaks against a log."""
-    return _notes(witness._db, "refused", origin, _MOST_EVIDENCE)
+    return _notes(witness._db, "refused", origin, 2 * _MOST_EVIDENCE)

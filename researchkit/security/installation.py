@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from researchkit.security.secret import Secret
 
 # %% auto #0
-__all__ = ['REVISION', 'OWNER', 'TABLES', 'INDEXES', 'FUNCTIONS', 'guards', 'install', 'check_server']
+__all__ = ['REVISION', 'OWNER', 'TABLES', 'INDEXES', 'KEYS', 'FUNCTIONS', 'guards', 'install', 'check_server']
 
 # %% ../../nbs/security/44_installation.ipynb #ins06
 REVISION = "0002"  # of the schema; the same number as the file's
@@ -33,27 +33,75 @@ TABLES: Mapping[str, str] = {
         PRIMARY KEY (level, place)""",
     "revision": "number text PRIMARY KEY",
 }
-INDEXES: tuple[str, ...] = tuple(
-    f"CREATE INDEX entries_{name} ON {SCHEMA}.entries ({what}, seq)"
-    for name, what in (("ts", "ts"), ("kind", "kind"), ("subject", "subject"), ("who", POSTGRES.who))
-)
+_WHO = "((context)::jsonb #>> '{principal,name}'::text[])"  # POSTGRES.who, as the server spells it
+INDEXES: Mapping[str, str] = {
+    f"entries_{name}": f"CREATE INDEX entries_{name} ON {SCHEMA}.entries USING btree ({what}, seq)"
+    for name, what in {
+        "ts": "ts", "kind": "kind", "subject": "subject", "who": f"({_WHO})", "kind_who": f"kind, ({_WHO})",
+    }.items()
+}  # fmt: skip
+KEYS: Mapping[str, str] = {
+    f"{t}_pkey": f"CREATE UNIQUE INDEX {t}_pkey ON {SCHEMA}.{t} USING btree ({key})"
+    for t, key in {
+        "entries": "seq", "checkpoints": "seq", "cosignatures": "seq, line", "nodes": "level, place",
+        "revision": "number",
+    }.items()
+}  # fmt: skip
 
 # %% ../../nbs/security/44_installation.ipynb #ins08
 FUNCTIONS: Mapping[str, str] = {
     "follows": """
-DECLARE last record; line text;
+DECLARE last record; line text; told jsonb; whose jsonb;
 BEGIN
   SELECT seq, hash INTO last FROM entries ORDER BY seq DESC LIMIT 1;
   IF NEW.seq <> coalesce(last.seq, 0) + 1 OR NEW.prev <> coalesce(last.hash, repeat('0', 64)) THEN
     RAISE EXCEPTION 'a ledger entry must follow the last one' USING ERRCODE = '23000';
   END IF;
-  IF NEW.subject IS DISTINCT FROM (CAST(NEW.body AS jsonb) ->> 'subject') THEN
+  IF octet_length(NEW.body) + octet_length(NEW.context) > 1048576 OR octet_length(NEW.kind) > 256
+    OR octet_length(NEW.subject) > 1024 THEN
+    RAISE EXCEPTION 'a ledger entry is text of at most 1 MB' USING ERRCODE = '23000';
+  END IF;
+  told := CAST(NEW.body AS jsonb);
+  whose := CAST(NEW.context AS jsonb);
+  IF jsonb_typeof(told) <> 'object' OR jsonb_typeof(whose #> '{principal,name}') IS DISTINCT FROM 'string'
+    OR coalesce(jsonb_typeof(told -> 'subject'), 'null') NOT IN ('string', 'null') THEN
+    RAISE EXCEPTION 'body and context of a ledger entry are JSON objects' USING ERRCODE = '23000';
+  END IF;
+  IF jsonb_build_array(told, whose) @? 'strict $.**{66 to last}' OR jsonb_build_array(told, whose)
+    @? 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))' THEN
+    RAISE EXCEPTION 'a ledger entry has at most 64 levels and numbers below 1.8e308' USING ERRCODE = '23000';
+  END IF;
+  IF NEW.subject IS DISTINCT FROM (told ->> 'subject') THEN
     RAISE EXCEPTION 'a ledger entry stands under the subject that it names' USING ERRCODE = '23000';
   END IF;
   line := concat('["researchkit ledger entry 1",', NEW.seq, ',', NEW.ts, ',', to_json(NEW.kind), ',',
     coalesce(to_json(NEW.subject), 'null'), ',', to_json(NEW.body), ',', to_json(NEW.context), ',', to_json(NEW.prev), ']');
   IF NEW.hash <> encode(sha256(convert_to(line, 'UTF8')), 'hex') THEN
     RAISE EXCEPTION 'a ledger entry carries the hash of itself' USING ERRCODE = '23000';
+  END IF;
+  RETURN NEW;
+END""",
+    "belongs": r"""
+DECLARE last bigint;
+BEGIN
+  SELECT coalesce(max(seq), 0) INTO last FROM entries;
+  IF TG_TABLE_NAME = 'nodes' THEN
+    IF NEW.level NOT BETWEEN 8 AND 62 OR NEW.place < 0 OR NEW.place >= (last >> NEW.level) THEN
+      RAISE EXCEPTION 'a node of the tree is 32 bytes over entries that are there' USING ERRCODE = '23000';
+    END IF;
+  ELSIF TG_TABLE_NAME = 'checkpoints' THEN
+    IF NEW.seq NOT BETWEEN 1 AND last OR octet_length(NEW.text) > 65536 OR NEW.text !~
+      ('\A\S+\n' || NEW.seq || '\n[A-Za-z0-9+/]{43}=\n\n(— \S+ [A-Za-z0-9+/]+=*\n)+\Z') THEN
+      RAISE EXCEPTION 'a checkpoint is a note over entries that are there' USING ERRCODE = '23000';
+    END IF;
+  ELSE
+    IF octet_length(NEW.line) > 1024 OR NEW.line !~ '\A— \S+ [A-Za-z0-9+/]+=*\n\Z'
+      OR NOT EXISTS (SELECT FROM checkpoints c WHERE c.seq = NEW.seq) THEN
+      RAISE EXCEPTION 'a cosignature is a line under a checkpoint that is there' USING ERRCODE = '23000';
+    END IF;
+    IF (SELECT count(*) FROM cosignatures c WHERE c.seq = NEW.seq AND c.line <> NEW.line) >= 16 THEN
+      RAISE EXCEPTION 'a checkpoint has at most 16 cosignatures' USING ERRCODE = '23000';
+    END IF;
   END IF;
   RETURN NEW;
 END""",
@@ -73,15 +121,19 @@ def guards() -> Mapping[str, str]:  # definition by "table.trigger", as PostgreS
         for t in TABLES
         for name, event in events.items()
     }
-    following = f"BEFORE INSERT ON {SCHEMA}.entries FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.follows()"
-    return made | {"entries.entries_next": f"CREATE TRIGGER entries_next {following}"}
+    enters = {"entries": "follows", "checkpoints": "belongs", "cosignatures": "belongs", "nodes": "belongs"}
+    return made | {
+        f"{t}.{t}_next": f"CREATE TRIGGER {t}_next BEFORE INSERT ON {SCHEMA}.{t} "
+        f"FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.{function}()"
+        for t, function in enters.items()
+    }
 
 # %% ../../nbs/security/44_installation.ipynb #ins11
 def _statements() -> Iterator[str]:
     """Everything that the owner creates, in order."""
     for name, columns in TABLES.items():
         yield f"CREATE TABLE {SCHEMA}.{name} ({columns})"
-    yield from INDEXES
+    yield from INDEXES.values()
     for name, text in FUNCTIONS.items():
         settings = f"LANGUAGE plpgsql SET search_path = {SCHEMA}, pg_temp"
         yield f"CREATE FUNCTION {SCHEMA}.{name}() RETURNS trigger {settings} AS $guard${text}$guard$"
@@ -167,8 +219,15 @@ def _admit(connection: psycopg.Connection[Any], writer: Mapping[str, Secret]) ->
     verb = sql.SQL("CREATE" if found is None else "ALTER")
     rights = sql.SQL("LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS")
     connection.execute(sql.SQL("{} ROLE {} {} PASSWORD {}").format(verb, name, rights, sql.Literal(spelled)))
+    for role, grantor in connection.execute(_MEMBER_OF, (user,)).fetchall():
+        leave = sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(role), name)
+        if connection.info.server_version >= 160_000:  # from there on everybody's grant is one of its own
+            leave += sql.SQL(" GRANTED BY {}").format(sql.Identifier(grantor))
+        connection.execute(leave + sql.SQL(" CASCADE"))
     connection.execute(sql.SQL("REVOKE CREATE, TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, name))
     connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, name))
+    connection.execute(sql.SQL(f"REVOKE ALL ON SCHEMA {SCHEMA} FROM {{}}").format(name))
     connection.execute(sql.SQL(f"GRANT USAGE ON SCHEMA {SCHEMA} TO {{}}").format(name))
     for table in TABLES:
         rows = "SELECT" if table == "revision" else "SELECT, INSERT"
@@ -178,11 +237,16 @@ def _admit(connection: psycopg.Connection[Any], writer: Mapping[str, Secret]) ->
         connection.execute(sql.SQL(f"GRANT EXECUTE ON FUNCTION {call} TO {{}}").format(name))
 
 
+_MEMBER_OF = """SELECT pg_get_userbyid(roleid), pg_get_userbyid(grantor) FROM pg_auth_members
+    WHERE member = (SELECT oid FROM pg_roles WHERE rolname = %s)"""
 _CHECK_CALL = f"""SELECT oid::regprocedure::text FROM pg_proc WHERE proname = 'bt_index_check'
     AND pronargs = 2 AND pronamespace = '{SCHEMA}'::regnamespace"""
 
 # %% ../../nbs/security/44_installation.ipynb #ins14
-def check_server(connection: sa.Connection, name: str) -> None:
+def check_server(
+    connection: sa.Connection,
+    name: str,  # of the ledger
+) -> tuple[str, ...]:  # what could not be looked at
     """Raise an `IntegrityError` where the server is not as it was installed."""
     connection.exec_driver_sql(
         "SET LOCAL search_path = pg_catalog, pg_temp"
@@ -198,8 +262,11 @@ def check_server(connection: sa.Connection, name: str) -> None:
     if odd := sorted(set(TABLES) - plain):
         raise IntegrityError(f"ledger {name}: {odd[0]} is not the plain table that was installed")
     _check_guards(connection, name)
-    for index in _indexes(connection):
+    _check_indexes(connection, name)
+    for index in (found := _indexes(connection)):
         connection.exec_driver_sql(f"SELECT {SCHEMA}.bt_index_check('{index}', true)")
+    missing = "the server has no amcheck for this user, so indexes were not compared with their tables"
+    return () if found else (missing,)
 
 # %% ../../nbs/security/44_installation.ipynb #ins142
 def _check_guards(connection: sa.Connection, name: str) -> None:
@@ -224,6 +291,16 @@ def _check_guards(connection: sa.Connection, name: str) -> None:
             raise IntegrityError(
                 f"ledger {name}: function {function} was replaced, so lines could be changed"
             )
+
+
+def _check_indexes(connection: sa.Connection, name: str) -> None:
+    """Compare indexes with what was installed, as the server spells them."""
+    query = f"""SELECT relname, pg_get_indexdef(indexrelid), indisvalid AND indisready AND indislive
+        FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE relnamespace = '{SCHEMA}'::regnamespace"""
+    there = {row[0]: (row[1], row[2]) for row in connection.exec_driver_sql(query)}
+    for index, text in ({**INDEXES, **KEYS}).items():
+        if there.get(index) != (text, True):
+            raise IntegrityError(f"ledger {name}: index {index} was removed or replaced, so lines could be hidden")
 
 
 def _indexes(connection: sa.Connection) -> list[str]:

@@ -27,9 +27,9 @@ from researchkit.security.keysets import (
     wrap,
 )
 from .master import Master, reading, writing
-from .secret import present, read_private
+from .secret import HiddenBytes, present, read_private, unseen
 from .secrets import FileSecrets, shred
-from .signing import LocalSigner, new_seed, pieces_of_seed, seed_of, signer_of
+from .signing import LocalSigner, new_seed, pieces_of_signer, seed_of, signer_of
 
 if TYPE_CHECKING:
     Handle = Any  # a keyset of Tink, which ships no types
@@ -77,7 +77,7 @@ class Envelopes:
     def _open(self, name: str, data: bytes) -> Handle:
         """The key in a file's content."""
         words = f"key '{name}': {name}.json"
-        if _is_plain(data):  # in a folder that cannot be written
+        if _is_plain(data) and not self.master.exists():  # in a folder that cannot be written
             return read_plain(data, words)
         return unwrap(data, self.master.aead(), _bound_to(name), words=words)
 
@@ -103,13 +103,11 @@ class Envelopes:
         self.master.create()
         allowed = self.master.adopts()
         for path in [p for p in (*map(self.path, self.names()), self.signing) if present(p)]:
-            data = path.read_bytes()
+            data = HiddenBytes(path.read_bytes())
             if not _is_plain(data) or allowed.get(path.name) != hashlib.sha256(data).hexdigest():
                 continue
             if path == self.signing:
-                write_over(
-                    path, sealed_signer(self.master, signer_of(data), seed_of(data)), site="key", mode=0o600
-                )
+                write_over(path, sealed_signer(self.master, signer_of(data)), site="key", mode=0o600)
             else:
                 handle = read_plain(data, f"key '{path.stem}': {path.name}")
                 write_over(
@@ -127,25 +125,26 @@ def _is_plain(data: bytes) -> bool:
     return b'"encryptedKeyset"' not in data and b'"sealed"' not in data
 
 # %% ../../nbs/security/28_keyfolder.ipynb #kfo09
-def sealed_signer(master: Master, signer: LocalSigner, seed: bytes) -> bytes:
+def sealed_signer(master: Master, signer: LocalSigner) -> bytes:
     """What the file of a signing key holds."""
-    sealed = master.aead().encrypt(seed, _bound_to_all(signer.trusted))
+    aead, bound_to = master.aead(), _bound_to_all(signer.trusted)
+    sealed = unseen(lambda: aead.encrypt(bytes(seed_of(signer)), bound_to))
     found = {"layout": 2, "trusted": list(signer.trusted), "sealed": base64.b64encode(sealed).decode()}
     return json.dumps(found).encode()
 
 
-def opened_signer(master: Master, data: bytes) -> tuple[LocalSigner, bytes]:
-    """The signer in a file's content, and its seed."""
+def opened_signer(master: Master, data: bytes) -> LocalSigner:
+    """The signer in a file's content."""
     import tink
 
     try:
         found = json.loads(data)
         trusted = tuple(found["trusted"])
-        seed = master.aead().decrypt(base64.b64decode(found["sealed"]), _bound_to_all(trusted))
+        sealed, bound_to = base64.b64decode(found["sealed"]), _bound_to_all(trusted)
+        return signer_of(HiddenBytes(master.aead().decrypt(sealed, bound_to)), earlier=trusted)
     except (tink.TinkError, ValueError, KeyError, TypeError):
         why = "was changed, or was sealed under another master key"
         raise SecretUnavailable(f"the ledger's signing key: ledger.ed25519 {why}") from None
-    return signer_of(seed, earlier=trusted), seed
 
 
 def _bound_to_all(trusted: tuple[str, ...]) -> bytes:
@@ -214,48 +213,66 @@ class _Signing(_Living):
 
     def signer(self) -> LocalSigner:
         """The key that signs the ledger, made on first use."""
-        path, public = self._envelopes.signing, self._public()
+        path = self._envelopes.signing
         if not present(path):
-            if present(public):
-                raise SecretUnavailable(
-                    f"the ledger's signing key: {path.name} is gone, restore it from a backup"
-                )
             with writing(self.folder):
-                self.master.create()
-                if not present(path):
-                    self._write_signer(signer_of(seed := new_seed()), seed)
+                self._make_signer()
         self._envelopes.adopt(path, "the ledger's signing key")
         with reading(self.folder):
-            signer = self._read_signer()[0]
-        self._publish(signer)
+            signer = self._read_signer()
+            if self._published(signer):
+                return signer
+        with writing(self.folder):
+            self._publish(signer := self._read_signer())
         return signer
 
     def rotate_signer(self) -> None:
         """Let a new key sign from now on."""
-        earlier = self.signer().trusted
         with writing(self.folder):
-            self._write_signer(signer := signer_of(seed := new_seed(), earlier=earlier), seed)
-        self._publish(signer)
+            self._make_signer()
+            self._envelopes.adopt_all()
+            earlier = self._read_signer().trusted
+            self._write_signer(signer := signer_of(new_seed(), earlier=earlier))
+            self._publish(signer)
+
+    def _make_signer(self) -> None:
+        """Make the first signing key unless there is one or was one; the caller holds the lock."""
+        if present(self._envelopes.signing):
+            return
+        if present(self._public()):
+            name = self._envelopes.signing.name
+            raise SecretUnavailable(f"the ledger's signing key: {name} is gone, restore it from a backup")
+        self.master.create()
+        self._write_signer(signer_of(new_seed()))
 
     def _public(self) -> Path:
         """The public keys, for auditors."""
         return self.folder / "ledger.ed25519.pub"
 
+    def _published(self, signer: LocalSigner) -> bool:
+        """Whether the public keys stand in their file; the caller holds a lock."""
+        return present(self._public()) and self._public().read_bytes() == _lines(signer)
+
     def _publish(self, signer: LocalSigner) -> None:
-        """Write down the public keys, oldest first, unless they stand there."""
-        lines = "".join(f"{key}\n" for key in signer.trusted).encode()
-        if not present(self._public()) or self._public().read_bytes() != lines:
-            write_over(self._public(), lines, site="key", mode=0o444)
+        """Write down the public keys, oldest first, unless they stand there; the caller holds the lock."""
+        if not self._published(signer):
+            write_over(self._public(), _lines(signer), site="key", mode=0o444)
 
-    def _read_signer(self) -> tuple[LocalSigner, bytes]:
-        """The signing key and its seed; the caller holds a lock."""
+    def _read_signer(self) -> LocalSigner:
+        """The signing key; the caller holds a lock."""
         data = read_private(self._envelopes.signing, "the ledger's signing key")
-        return (signer_of(data), seed_of(data)) if _is_plain(data) else opened_signer(self.master, data)
+        if _is_plain(data) and not self.master.exists():  # in a folder that cannot be written
+            return signer_of(data)
+        return opened_signer(self.master, data)
 
-    def _write_signer(self, signer: LocalSigner, seed: bytes) -> None:
+    def _write_signer(self, signer: LocalSigner) -> None:
         """Write the signing key; the caller holds the lock."""
-        data = sealed_signer(self.master, signer, seed)
-        write_over(self._envelopes.signing, data, site="key", mode=0o600)
+        write_over(self._envelopes.signing, sealed_signer(self.master, signer), site="key", mode=0o600)
+
+
+def _lines(signer: LocalSigner) -> bytes:
+    """The public keys, one in a line, oldest first."""
+    return "".join(f"{key}\n" for key in signer.trusted).encode()
 
 # %% ../../nbs/security/28_keyfolder.ipynb #kfo13
 class FileShelf(_Signing):
@@ -274,7 +291,7 @@ class FileShelf(_Signing):
         if name is not None:
             return
         if present(self._envelopes.signing):
-            self._write_signer(*self._read_signer())
+            self._write_signer(self._read_signer())
         self._secrets.rewrap()
         self.master.forget()
 
@@ -306,9 +323,7 @@ class FileShelf(_Signing):
         """What everything secret here looks like where it leaked."""
         found = [pieces_of_keyset(self.load(name)) for name in self.names()]
         if present(self._envelopes.signing):
-            self.signer()
-            with reading(self.folder):
-                found.append(pieces_of_seed(self._read_signer()[1]))
+            found.append(pieces_of_signer(self.signer()))
         if self.master.exists():
             found += [self.master.pieces(), self._secrets.pieces()]
         return tuple(piece for pieces in found for piece in pieces)

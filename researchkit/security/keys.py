@@ -160,7 +160,7 @@ class KeyCare(KeyNames):
         return self.shelf.signer()
 
     def fingerprints(self) -> tuple[bytes, ...]:
-        """Short pieces of every secret as it might be written: they betray a leak and open nothing."""
+        """Short pieces of every secret in every usual spelling: they betray a leak and open nothing."""
         return self.shelf.pieces()
 
 # %% ../../nbs/security/04_keys.ipynb #key18

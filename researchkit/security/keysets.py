@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import SecretUnavailable
-from .secret import checked_name, pieces_of_bytes
+from .secret import Hidden, HiddenBytes, checked_name, pieces_of_bytes, unseen
 from .signing import Signer
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def wrap(handle: Handle, kek: Aead, bound_to: bytes) -> bytes:
     """Put a data key into an envelope."""
     import tink
 
-    return cast(str, tink.json_proto_keyset_format.serialize_encrypted(handle, kek, bound_to)).encode()
+    step = tink.json_proto_keyset_format.serialize_encrypted
+    return unseen(lambda: cast(str, step(handle, kek, bound_to)).encode())
 
 
 def unwrap(
@@ -64,7 +65,7 @@ def unwrap(
     streaming_aead.register()
     try:
         return tink.json_proto_keyset_format.parse_encrypted(envelope.decode(), kek, bound_to)
-    except (tink.TinkError, ValueError):
+    except (tink.TinkError, ValueError):  # of the envelope; what is in it nobody has seen yet
         why = "was changed, is of another key, or was wrapped under another master key"
         raise SecretUnavailable(f"{words} {why}") from None
 
@@ -75,6 +76,7 @@ def read_plain(content: bytes, words: str) -> Handle:
     from tink import secret_key_access, streaming_aead
 
     streaming_aead.register()
+    content = HiddenBytes(content)
     try:
         return tink.json_proto_keyset_format.parse(content.decode(), secret_key_access.TOKEN)
     except (tink.TinkError, ValueError):
@@ -82,13 +84,14 @@ def read_plain(content: bytes, words: str) -> Handle:
 
 
 def pieces_of_keyset(handle: Handle) -> tuple[bytes, ...]:
-    """What a data key looks like where it leaked, as text, raw and hexadecimal."""
+    """What a data key looks like where it leaked: raw, hexadecimal and base64."""
     import tink
     from tink import secret_key_access
 
-    text = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
-    values = [key["keyData"]["value"] for key in json.loads(text)["key"]]
-    return tuple(p for v in values for p in (v[-32:-16].encode(), *pieces_of_bytes(base64.b64decode(v))))
+    step = tink.json_proto_keyset_format.serialize
+    opened = Hidden(json.loads(step(handle, secret_key_access.TOKEN)))
+    keys = (base64.b64decode(key["keyData"]["value"]) for key in opened.value["key"])
+    return tuple(piece for key in keys for piece in pieces_of_bytes(key))
 
 # %% ../../nbs/security/27_keysets.ipynb #kst15
 class Shelf(Protocol):

@@ -66,8 +66,9 @@ class _Envelopes:
         return repr(self.vault)
 
     def names(self) -> list[str]:
-        """The names of all data keys, sorted."""
-        return self.vault.names("keys")
+        """The names of all data keys, sorted; not of one that was destroyed."""
+        ended = self.vault.names("destroyed")
+        return [name for name in self.vault.names("keys") if name not in ended]
 
     def exists(self, name: str) -> bool:
         """Say whether there is an envelope; it may still not open."""
@@ -75,8 +76,7 @@ class _Envelopes:
 
     def create(self, name: str) -> None:
         """Make a key unless it exists already."""
-        if (ended := self._ended(name)) is not None:
-            raise gone(name, ended)
+        self._must_live(name)
         if self.exists(name):
             return
         self.transit.create(name)
@@ -85,13 +85,26 @@ class _Envelopes:
         with suppress(IntegrityError):  # somebody else was quicker, and theirs is used
             self.vault.write(f"keys/{name}", {"keyset": envelope}, version=0)
         reached("key", "after")
+        if self._ended(name) is not None:  # destroyed since we looked: what was made is removed
+            self._end(name)
+        self._must_live(name)
+
+    def _must_live(self, name: str) -> None:
+        """Refuse a key that was destroyed."""
+        if (ended := self._ended(name)) is not None:
+            raise gone(name, ended)
+
+    def _end(self, name: str) -> None:
+        """Take away a key and its envelope."""
+        self.transit.delete(name)
+        reached("shred", "after")
+        self.vault.destroy(f"keys/{name}")
 
     def _envelope(self, name: str) -> tuple[str, int]:
-        """An envelope and its version."""
+        """An envelope and its version; the tombstone is looked for first."""
+        self._must_live(name)
         found = self.vault.find(f"keys/{data_key_name(name)}")
         if found is None:
-            if (ended := self._ended(name)) is not None:
-                raise gone(name, ended)
             raise SecretUnavailable(f"{not_found('key', name, self.names())} (in {self.vault!r})")
         return str(found[0].get("keyset")), found[1]
 
@@ -123,7 +136,13 @@ class VaultShelf(_Envelopes):
                 f"keys/{each}", {"keyset": with_ciphertext(envelope, ciphertext)}, version=version
             )
             reached("key", "after")
-            self.transit.retire(each, version_of(ciphertext))
+            self._retire(each)
+
+    def _retire(self, name: str) -> None:
+        """Retire what is older than the envelope, and look again: another may have rewrapped it meanwhile."""
+        done = 0
+        while (needed := version_of(ciphertext_in(self._envelope(name)[0]))) > done:
+            self.transit.retire(name, done := needed)
 
     def rotate(self, name: str | None) -> None:
         """Put a new version of the Transit key in front and rewrap."""
@@ -139,9 +158,7 @@ class VaultShelf(_Envelopes):
             with suppress(IntegrityError):
                 self.vault.write(f"destroyed/{name}", {"destroyed_ns": self._clock()}, version=0)
         reached("shred", "before")
-        self.transit.delete(name)
-        reached("shred", "after")
-        self.vault.destroy(f"keys/{name}")
+        self._end(name)
 
     def signer(self) -> TransitSigner:
         """The key that signs the ledger, made on first use."""

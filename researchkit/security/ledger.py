@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import polars as pl
 import sqlalchemy as sa
 
 from ..context import Context
 from ..errors import SecretUnavailable, not_found
-from ..frames import INSTANT
 from .audit import LedgerReport, signed_before, verify
 from .chain import GENESIS, Entry, canonical, link
 from .checkpoints import Signed, Witness, hand_over, keys_of, notes, sign_head, tree_of
@@ -26,6 +24,8 @@ from .signing import Signer
 from ..settings import address_of, database_of, file_option
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from researchkit.security.secret import Secret
     from researchkit.security.secrets import Secrets
     from researchkit.settings import Settings
@@ -43,6 +43,7 @@ _all_ = [
 ]  # defined elsewhere, at home here too
 
 Line = tuple[str, Mapping[str, Any], str | None]  # kind, body, subject
+_MOST = 1_000_000  # bytes of a body; the database takes no more than 1 MB with the context
 
 
 def _spelled(line: Line) -> tuple[str, str | None, str]:
@@ -52,6 +53,11 @@ def _spelled(line: Line) -> tuple[str, str | None, str]:
     about = json.loads(text).get("subject")
     if not isinstance(about, str | None):
         raise ValueError(f"the subject of a ledger entry is a name such as run:7f3a, got {about!r}")
+    if not isinstance(kind, str):
+        raise ValueError(f"the kind of a ledger entry is a word such as read, got {kind!r}")
+    for what, told, most in (("kind", kind, 256), ("subject", about or "", 1024), ("body", text, _MOST)):
+        if (size := len(told.encode())) > most:
+            raise ValueError(f"the {what} of a ledger entry has at most {most:,} bytes, got {size:,}")
     return kind, about, text
 
 # %% ../../nbs/security/07_ledger.ipynb #led19
@@ -87,6 +93,10 @@ def table(
     entries: Sequence[Entry],
 ) -> pl.DataFrame:  # one row per entry, in the order given
     """Entries as a frame for people."""
+    import polars as pl
+
+    from researchkit.frames import INSTANT
+
     columns = {
         "seq": pl.Series([e.seq for e in entries], dtype=pl.Int64),
         "when": pl.Series([e.ts for e in entries], dtype=pl.Int64).cast(INSTANT),
@@ -155,6 +165,14 @@ class Reading:
         text = f"{self._shelf.dialect.select} WHERE seq >= :first AND seq <= :last ORDER BY seq DESC"
         for lo in range(first, last + 1, _PAGE):
             yield from ask(self._shelf, text, {"first": lo, "last": min(lo + _PAGE - 1, last)})
+
+    def count(
+        self,
+        kind: str,
+    ) -> int:
+        """How many entries of a kind there are; none of them is read."""
+        query = sa.text("SELECT COUNT(*) FROM entries WHERE kind = :kind")
+        return self._shelf.read(lambda c: int(c.execute(query, {"kind": kind}).scalar_one()))
 
     def head(self) -> Entry | None:
         """The last entry, or None while there is none."""
@@ -231,7 +249,7 @@ class Ledger(Reading):
         """Sign the head, keep the note and hand it to the witness; the same head is signed once."""
         if (signer := self._who_signs()) is None:
             raise SecretUnavailable(f"ledger {self.name} was opened without a signing key and signs nothing")
-        return hand_over(self._shelf, *sign_head(self._shelf, signer), self._witness)
+        return hand_over(self._shelf, *sign_head(self._shelf, signer), self._witness, keys_of(signer))
 
     def verify(
         self,

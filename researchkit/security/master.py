@@ -26,14 +26,22 @@ from researchkit.security.passphrase import (
     given_passphrase,
     new_numbers,
 )
-from .secret import Secret, pieces_of_bytes, present, read_private
+from researchkit.security.secret import (
+    Hidden,
+    HiddenBytes,
+    Secret,
+    pieces_of_bytes,
+    pieces_of_text,
+    present,
+    read_private,
+)
 
 if TYPE_CHECKING:
     Aead = Any  # of Tink, which ships no types
     Keyset = dict[str, Any]  # Tink's JSON: primaryKeyId, key
 
 # %% auto #0
-__all__ = ['reading', 'writing', 'older_files', 'Master']
+__all__ = ['locked_folder', 'reading', 'writing', 'older_files', 'Master']
 
 # %% ../../nbs/security/24_master.ipynb #mas14
 def _canonical(value: object) -> bytes:
@@ -41,54 +49,66 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _sealed(keyset: Keyset, head: Mapping[str, Any], key: bytes | None) -> bytes:
+def _sealed(keyset: Hidden[Keyset], head: Mapping[str, Any], key: Hidden[bytes] | None) -> HiddenBytes:
     """The file's content; `key` is None without a passphrase."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     if key is None:
-        return _canonical({**head, "keyset": keyset})
-    nonce = os.urandom(12)
-    closed = nonce + AESGCM(key).encrypt(nonce, _canonical(keyset), b"researchkit master" + _canonical(head))
-    return _canonical({**head, "sealed": base64.b64encode(closed).decode()})
+        return HiddenBytes(_canonical({**head, "keyset": keyset.value}))
+    nonce, bound_to = os.urandom(12), b"researchkit master" + _canonical(head)
+    closed = nonce + AESGCM(key.value).encrypt(nonce, _canonical(keyset.value), bound_to)
+    return HiddenBytes(_canonical({**head, "sealed": base64.b64encode(closed).decode()}))
 
 
-def _unsealed(content: Mapping[str, Any], key: bytes) -> Keyset:
+def _unsealed(content: Mapping[str, Any], key: Hidden[bytes]) -> Hidden[Keyset]:
     """The keyset in a file with a passphrase."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     head = {name: value for name, value in content.items() if name != "sealed"}
     closed = base64.b64decode(content["sealed"])
-    plain = AESGCM(key).decrypt(closed[:12], closed[12:], b"researchkit master" + _canonical(head))
-    return cast("Keyset", json.loads(plain))
+    bound_to = b"researchkit master" + _canonical(head)
+    return Hidden(json.loads(AESGCM(key.value).decrypt(closed[:12], closed[12:], bound_to)))
 
 # %% ../../nbs/security/24_master.ipynb #mas16
-def _new_keyset(beside: Keyset | None = None) -> Keyset:
+def _new_keyset(beside: Hidden[Keyset] | None = None) -> Hidden[Keyset]:
     """A keyset with a fresh key in front, which encrypts, and the keys of `beside`, which still decrypt."""
     import tink
     from tink import aead, secret_key_access
 
     aead.register()
     handle = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM)
-    made = json.loads(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
-    older = beside["key"] if beside else []
-    if made["primaryKeyId"] in {key["keyId"] for key in older}:
+    made: Hidden[Keyset] = Hidden(
+        json.loads(tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
+    )
+    if beside is None:
+        return made
+    if made.value["primaryKeyId"] in {key["keyId"] for key in beside.value["key"]}:
         return _new_keyset(beside)
-    return {**made, "key": made["key"] + older}
+    return Hidden({**made.value, "key": made.value["key"] + beside.value["key"]})
 
 
-def _aead_of(keyset: Keyset) -> Aead:
+def _front(keyset: Hidden[Keyset]) -> Hidden[Keyset]:
+    """A keyset of the key in front alone."""
+    primary = keyset.value["primaryKeyId"]
+    return Hidden({**keyset.value, "key": [key for key in keyset.value["key"] if key["keyId"] == primary]})
+
+
+def _aead_of(keyset: Hidden[Keyset]) -> Aead:
     """Tink's AEAD of a keyset."""
     import tink
     from tink import aead, secret_key_access
 
     aead.register()
-    text = json.dumps(keyset)
-    return tink.json_proto_keyset_format.parse(text, secret_key_access.TOKEN).primitive(aead.Aead)
+    parse = tink.json_proto_keyset_format.parse
+    return parse(json.dumps(keyset.value), secret_key_access.TOKEN).primitive(aead.Aead)
 
 # %% ../../nbs/security/24_master.ipynb #mas19
 @contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Hold a lock on a folder."""
+def locked_folder(
+    folder: Path,  # an existing one
+    how: int = fcntl.LOCK_EX,  # or fcntl.LOCK_SH
+) -> Iterator[None]:
+    """Hold the operating system's lock on a folder; not to be entered twice by one thread."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:
@@ -105,7 +125,7 @@ def reading(
     folder: Path,  # `keys/`; nothing is locked when it does not exist
 ) -> Iterator[None]:
     """Keep the keys as they are while several of them are read."""
-    with _locked(folder, fcntl.LOCK_SH) if folder.is_dir() else nullcontext():
+    with locked_folder(folder, fcntl.LOCK_SH) if folder.is_dir() else nullcontext():
         yield
 
 
@@ -114,7 +134,7 @@ def writing(
     folder: Path,  # `keys/`, created where missing
 ) -> Iterator[None]:
     """Be the only one who reads or writes keys; not to be entered twice by one thread."""
-    with _locked(make_folder(folder, mode=0o700), fcntl.LOCK_EX):
+    with locked_folder(make_folder(folder, mode=0o700)):
         _clear_leftovers(folder)
         yield
 
@@ -143,7 +163,7 @@ def older_files(
     """List the unwrapped keys of an earlier version."""
     found = {}
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.ed25519"), *folder.glob("secrets/*.json")]):
-        data = path.read_bytes()
+        data: bytes = HiddenBytes(path.read_bytes())
         if b'"encryptedKeyset"' in data or b'"sealed"' in data:
             why = f"master.json is gone and {path.name} was wrapped under it"
             raise SecretUnavailable(f"the master key: {why}; restore it from a backup")
@@ -151,14 +171,12 @@ def older_files(
     return found
 
 # %% ../../nbs/security/24_master.ipynb #mas22a
-class _Hidden:
-    """Holds what no representation, `vars` or traceback should show."""
+_Derived = tuple[Hidden[bytes], tuple[bytes, ...]]  # a key, and pieces of the passphrase it stands for
 
-    __slots__ = ("value",)
 
-    def __init__(self, value: Any) -> None:
-        """Take charge of `value`."""
-        self.value = value
+def _derived(passphrase: Secret, scrypt: Mapping[str, Any]) -> Hidden[_Derived]:
+    """The key that a passphrase stands for, and what the passphrase looks like where it leaked."""
+    return Hidden((Hidden(derived_key(passphrase, scrypt)), pieces_of_text(passphrase.reveal())))
 
 
 class _MasterFile:
@@ -178,45 +196,45 @@ class _MasterFile:
             passphrase or given_passphrase,
             cost,
         )
-        self._derived: dict[str, _Hidden] = {}  # by salt
-        self._opened: _Hidden | None = None  # the file, the keyset, and Tink's AEAD of it
+        self._derived: dict[str, Hidden[_Derived]] = {}  # by salt
+        self._opened: Hidden[tuple[bytes, Hidden[Keyset], Aead]] | None = None  # the file and what is in it
 
     def exists(self) -> bool:
         """Say whether there is a master key."""
         return present(self.path)
 
-    def _bytes(self) -> bytes:
+    def _bytes(self) -> HiddenBytes:
         """The file."""
         return read_private(self.path, "the master key")
 
-    def _content(self, data: bytes) -> dict[str, Any]:
+    def _content(self, data: HiddenBytes) -> Hidden[dict[str, Any]]:
         """The file's content."""
-        try:
-            content = json.loads(data)
-            if content["layout"] == 1 and ("sealed" in content) != ("keyset" in content):
-                return cast(dict[str, Any], content | {"adopts": content["adopts"]})
-        except (ValueError, KeyError, TypeError):
-            pass
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            found: Hidden[dict[str, Any]] = Hidden(json.loads(data))
+            one = ("sealed" in found.value) != ("keyset" in found.value)
+            if found.value["layout"] == 1 and one and isinstance(found.value["adopts"], dict):
+                return found
         raise SecretUnavailable("the master key: master.json does not hold one, restore it from a backup")
 
-    def _open(self) -> tuple[bytes, Keyset, Aead]:
+    def _open(self) -> tuple[bytes, Hidden[Keyset], Aead]:
         """The file and what is in it."""
         data = self._bytes()
         if self._opened is None or self._opened.value[0] != data:
             keyset = self._keyset(self._content(data))
-            self._opened = _Hidden((data, keyset, _usable(keyset)))
-        return cast("tuple[bytes, Keyset, Aead]", self._opened.value)
+            self._opened = Hidden((data, keyset, _usable(keyset)))
+        return self._opened.value
 
-    def _keyset(self, content: dict[str, Any]) -> Keyset:
+    def _keyset(self, content: Hidden[dict[str, Any]]) -> Hidden[Keyset]:
         """The keyset in the file, with the passphrase where there is one."""
         from cryptography.exceptions import InvalidTag
 
-        if "keyset" in content:
-            return cast("Keyset", content["keyset"])
+        if "keyset" in content.value:
+            return Hidden(content.value["keyset"])
         try:
-            salt = content["scrypt"]["salt"]
-            key = self._derived.get(salt) or _Hidden(derived_key(self._ask(), content["scrypt"]))
-            keyset = _unsealed(content, key.value)
+            scrypt = content.value["scrypt"]
+            salt = scrypt["salt"]
+            key = self._derived.get(salt) or _derived(self._ask(), scrypt)
+            keyset = _unsealed(content.value, key.value[0])
         except (InvalidTag, ValueError, KeyError, TypeError):
             why = "the passphrase is wrong, or master.json is not what was written"
             raise SecretUnavailable(f"the master key does not open: {why}") from None
@@ -234,7 +252,7 @@ class Master(_MasterFile):
     @property
     def protected(self) -> bool:  # False also when there is no key
         """Whether a passphrase is needed."""
-        return self.exists() and "sealed" in self._content(self._bytes())
+        return self.exists() and "sealed" in self._content(self._bytes()).value
 
     def create(self) -> None:
         """Make a master key unless there is one, with a passphrase where one was given."""
@@ -251,7 +269,7 @@ class Master(_MasterFile):
         """The unwrapped files of an older workspace that may still be taken over: SHA-256 by name."""
         content = self._content(self._bytes())
         self._open()  # with a passphrase, the list counts only when it is ours
-        return cast("Mapping[str, str]", content["adopts"])
+        return cast("Mapping[str, str]", content.value["adopts"])
 
     def change_passphrase(
         self,
@@ -262,35 +280,39 @@ class Master(_MasterFile):
 
     def rotate(self) -> None:
         """Put a new key in front; what earlier ones wrapped still opens; the caller holds the lock."""
-        content, keyset, _ = self._open()
-        self._write(_new_keyset(keyset), self.adopts(), self._content(content).get("scrypt"))
+        _, keyset, _ = self._open()
+        self._write(_new_keyset(keyset), self.adopts(), self._scrypt())
 
     def forget(self) -> None:
         """Keep only the key in front: what others wrapped opens no more; the caller holds the lock."""
-        content, keyset, _ = self._open()
-        kept = [key for key in keyset["key"] if key["keyId"] == keyset["primaryKeyId"]]
-        self._write({**keyset, "key": kept}, {}, self._content(content).get("scrypt"))
+        _, keyset, _ = self._open()
+        self._write(_front(keyset), {}, self._scrypt())
 
     def versions(self) -> int:
         """How many keys it holds: more than one while things are wrapped anew."""
-        return len(self._open()[1]["key"])
+        return len(self._open()[1].value["key"])
 
     def pieces(self) -> tuple[bytes, ...]:
-        """What it looks like where it leaked."""
-        values = [key["keyData"]["value"] for key in self._open()[1]["key"]]
-        return tuple(p for v in values for p in (v[-32:-16].encode(), *pieces_of_bytes(base64.b64decode(v))))
+        """What it looks like where it leaked, and the passphrase as well where this process was told one."""
+        keys = [base64.b64decode(key["keyData"]["value"]) for key in self._open()[1].value["key"]]
+        said = [piece for told in self._derived.values() for piece in told.value[1]]
+        return tuple(piece for key in keys for piece in pieces_of_bytes(key)) + tuple(said)
+
+    def _scrypt(self) -> Mapping[str, Any] | None:
+        """The numbers of the passphrase, where there is one."""
+        return self._content(self._bytes()).value.get("scrypt")
 
     def _new_lock(self, passphrase: Secret | None) -> Mapping[str, Any] | None:
         """Fresh numbers for a passphrase, and the key it stands for."""
         if passphrase is None:
             return None
         scrypt = new_numbers(self._cost)
-        self._derived[scrypt["salt"]] = _Hidden(derived_key(checked_passphrase(passphrase), scrypt))
+        self._derived[scrypt["salt"]] = _derived(checked_passphrase(passphrase), scrypt)
         return scrypt
 
     def _write(
         self,
-        keyset: Keyset,
+        keyset: Hidden[Keyset],
         adopts: Mapping[str, str],
         scrypt: Mapping[str, Any] | None,
         *,
@@ -298,7 +320,7 @@ class Master(_MasterFile):
     ) -> None:
         """Write the file, in one step."""
         head = {"layout": 1, "adopts": dict(adopts)} | ({"scrypt": scrypt} if scrypt else {})
-        data = _sealed(keyset, head, self._derived[scrypt["salt"]].value if scrypt else None)
+        data = _sealed(keyset, head, self._derived[scrypt["salt"]].value[0] if scrypt else None)
         if not first:
             write_over(self.path, data, site="key", mode=0o600)
             return
@@ -309,7 +331,7 @@ class Master(_MasterFile):
             return  # somebody else was quicker, and theirs is used
 
 
-def _usable(keyset: Keyset) -> Aead:
+def _usable(keyset: Hidden[Keyset]) -> Aead:
     """Tink's AEAD, or our words."""
     import tink
 

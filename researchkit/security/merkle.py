@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import IntegrityError
 
 # %% auto #0
-__all__ = ['EMPTY', 'Get', 'STORED', 'Node', 'leaf_hash', 'node_hash', 'Frontier', 'root', 'span', 'inclusion', 'consistency',
+__all__ = ['EMPTY', 'STORED', 'Get', 'Node', 'leaf_hash', 'node_hash', 'Frontier', 'root', 'span', 'inclusion', 'consistency',
            'check_inclusion', 'check_consistency', 'Tree']
 
 # %% ../../nbs/security/30_merkle.ipynb #mkl06
 EMPTY = hashlib.sha256(b"").digest()  # the root of a tree without leaves
+STORED = 8  # lowest level whose nodes are written down: 256 leaves
 
 
 def leaf_hash(
@@ -37,8 +38,12 @@ def node_hash(
 class Frontier:
     """The right edge of a growing tree."""
 
-    def __init__(self) -> None:
-        """Begin with an empty tree."""
+    def __init__(
+        self,
+        full: Callable[[int, int, bytes], None] = lambda _level, _place, _node: None,
+    ) -> None:
+        """Begin with an empty tree; `full` is told every node of a level that is kept, as it becomes full."""
+        self._full = full
         self.size = 0  # leaves taken so far
         self._row: list[bytes] = []  # perfect trees, the largest first
 
@@ -47,9 +52,11 @@ class Frontier:
         leaf: bytes,
     ) -> None:
         """Take the next leaf."""
-        node, rest = leaf_hash(leaf), self.size
+        node, rest, level = leaf_hash(leaf), self.size, 0
         while rest & 1:
-            node, rest = node_hash(self._row.pop(), node), rest >> 1
+            node, rest, level = node_hash(self._row.pop(), node), rest >> 1, level + 1
+            if level >= STORED:
+                self._full(level, rest, node)
         self._row.append(node)
         self.size += 1
 
@@ -197,7 +204,6 @@ def _climb(fn: int, sn: int, beside: Sequence[bytes]) -> tuple[bytes, bytes] | N
     return (before, after) if sn == 0 else None
 
 # %% ../../nbs/security/30_merkle.ipynb #mkl29
-STORED = 8  # lowest level that is written down: 256 leaves
 _BULK = 14  # up to this level a node without children is computed from one reading of leaves
 
 Node = tuple[int, int, bytes]  # level, index, hash
@@ -259,6 +265,7 @@ class Tree:
     ) -> None:
         """Remember how to read and write."""
         self._reader: Callable[[], _Reader] = lambda: _Reader(read_leaves, read_node)
+        self._read_leaves = read_leaves
         self._write_nodes = write_nodes
 
     def grow(
@@ -287,10 +294,28 @@ class Tree:
         """The hash of one perfect tree."""
         return self._reader().get(level, index)
 
+    def bare(self) -> Tree:
+        """The same tree from its leaves alone: slow, and without belief in any node."""
+        return Tree(self._read_leaves)
+
     def inclusion(self, n: int, size: int) -> list[bytes]:
         """Prove that leaf `n` is in the tree of `size` leaves; see `inclusion`."""
-        return inclusion(n, size, self.node)
+        path, leaf = inclusion(n, size, self.node), self._read_leaves(n, n + 1)
+        if leaf and check_inclusion(leaf[0], n, size, path, self.root(size)):
+            return path
+        return inclusion(n, size, self.bare().node)
 
-    def consistency(self, old: int, new: int) -> list[bytes]:
+    def consistency(
+        self,
+        old: int,  # leaves of the earlier tree
+        new: int,  # leaves of the later tree
+        tops: Mapping[int, bytes] | None = None,  # roots that are known, by size
+    ) -> list[bytes]:  # IntegrityError when the leaves do not lead to those roots
         """Prove that the first `old` of `new` leaves are the earlier tree; see `consistency`."""
-        return consistency(old, new, self.node)
+        known = tops or {}
+        for tree in (self, self.bare()):
+            path, before, after = consistency(old, new, tree.node), tree.root(old), tree.root(new)
+            same = known.get(old, before) == before and known.get(new, after) == after
+            if same and check_consistency(old, new, path, before, after):
+                return path
+        raise IntegrityError(f"leaves 1 to {new} do not lead to the root that is known: history was rewritten")

@@ -19,6 +19,7 @@ from ..context import Principal, Resource
 from ..errors import AccessDenied, IntegrityError
 from .durable import write_once, write_over
 from .identity import DEFAULT_ROLES, ROLES
+from .master import locked_folder
 
 # %% auto #0
 __all__ = ['RULES', 'GRANTS', 'DEFAULT_GRANTS', 'shipped_rules', 'install', 'Decision', 'Policy', 'refusal', 'grant']
@@ -268,11 +269,12 @@ def grant(
     resource: str,  # "XNAS.ITCH/ohlcv-1d", "XNAS.ITCH/*", "*"
 ) -> bool:  # False when the role had it already
     """Give a role one action on one resource."""
-    grants = _load(folder)[2]
     new = {"action": action, "resource": resource}
-    held = grants["roles"].get(role, [])
-    if new in held:
-        return False
-    grants["roles"][role] = [*held, new]
-    write_over(folder / GRANTS, _json(grants), site="policy")
+    with locked_folder(folder):
+        grants = _load(folder)[2]
+        held = grants["roles"].get(role, [])
+        if new in held:
+            return False
+        grants["roles"][role] = [*held, new]
+        write_over(folder / GRANTS, _json(grants), site="policy")
     return True

@@ -113,11 +113,13 @@ POSTGRES = Dialect(
 
 # %% ../../nbs/security/41_postgresql.ipynb #pgs14
 _PLACE = int.from_bytes(b"rkledger")  # the advisory lock that the one writer holds
-_GONE = ("57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006")  # shut down, starting, cut
+_GONE = (  # shut down, starting, cut; and the writer's place held by somebody else for too long
+    "57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006", "55P03",
+)  # fmt: skip
 
 
 def _gone(e: sa.exc.DBAPIError) -> bool:
-    """Whether an error means that the connection is lost, and not that the statement was wrong."""
+    """Whether an error means that one may try again, and not that the statement was wrong."""
     return bool(e.connection_invalidated or getattr(e.orig, "sqlstate", None) in _GONE)
 
 
@@ -206,15 +208,22 @@ class PostgresShelf:
         unknown = (
             "the commit was not answered: it may be on the ledger or not, look before it is written again"
         )
-        result = patiently(attempt, self.patience, lambda: unknown if made else "nothing was done")
+        try:
+            result = patiently(attempt, self.patience, lambda: unknown if made else "nothing was done")
+        except Exception as e:
+            if not made or unknown in str(e):
+                raise
+            words = str(e).removesuffix("; nothing was done")
+            raise WorkspaceError(f"ledger {self.name}: {words}; not known whether it is written: {unknown}") from None
         reached(site, "after")
         return result
 
-    def healthy(self) -> None:
-        """Compare tables, guards, indexes and the server's promises with what was installed."""
+    def healthy(self) -> tuple[str, ...]:
+        """Compare tables, guards, indexes, rights and the server's promises with what was installed."""
         from researchkit.security.installation import check_server
 
-        self.read(lambda c: check_server(c, self.name))
+        self.read(lambda c: _as_installed(c, self.name))
+        return self.read(lambda c: check_server(c, self.name))
 
 # %% ../../nbs/security/41_postgresql.ipynb #pgs18
 def _as_installed(connection: sa.Connection, name: str) -> None:
@@ -235,3 +244,18 @@ def _as_installed(connection: sa.Connection, name: str) -> None:
     if mighty:
         why = "the ledger is opened by a user who may only read and add"
         raise AccessDenied(f"ledger {name}: user '{who}' may change what is there; {why}")
+    if powers := list(connection.exec_driver_sql(_POWERS).scalars()):
+        undo = "an administrator takes that back with `researchkit ledger install`"
+        raise AccessDenied(f"ledger {name}: user '{who}' {' and '.join(powers)}; {why}: {undo}")
+
+
+_POWERS = """
+    SELECT word FROM pg_roles CROSS JOIN LATERAL (VALUES (rolsuper, 'is a superuser'),
+        (rolcreaterole, 'may create roles'), (rolcreatedb, 'may create databases'),
+        (rolreplication, 'may copy the whole server'), (rolbypassrls, 'passes by row security')) AS has (it, word)
+    WHERE rolname = current_user AND it
+    UNION ALL SELECT 'is a member of ' || quote_ident(pg_get_userbyid(roleid)) FROM pg_auth_members
+    WHERE member = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+    UNION ALL SELECT 'owns the database' FROM pg_database
+    WHERE datname = current_database() AND pg_get_userbyid(datdba) = current_user
+    ORDER BY 1"""

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, Protocol
 from ..errors import IntegrityError, NotFound
 from .chain import Entry, canonical, link
 from .durable import publish
-from .merkle import Get, Tree, span
+from .merkle import Get, Tree, node_hash, span
 from .note import Checkpoint, read_checkpoint, split_note
 
 # %% auto #0
-__all__ = ['Book', 'covering', 'beside', 'as_hashed', 'export', 'export_range']
+__all__ = ['Book', 'covering', 'beside', 'joined', 'as_hashed', 'export', 'export_range']
 
 # %% ../../nbs/security/35_proofs.ipynb #prf06
 class Book(Protocol):
@@ -70,6 +70,28 @@ def beside(
     return list(walk(0, size))
 
 
+def joined(
+    first: int,  # place of the first leaf, from 0
+    last: int,  # one behind the last
+    size: int,  # of the tree
+    hashes: Sequence[bytes],  # of everything outside
+    get: Get,  # knows what is inside
+) -> bytes:  # the root that these lead to
+    """Put a range and the hashes beside it together again, as a verifier does."""
+    outside = iter(hashes)
+
+    def walk(lo: int, hi: int) -> bytes:
+        """The hash between lo and hi."""
+        if hi <= first or lo >= last:
+            return next(outside)
+        if first <= lo and hi <= last:
+            return span(lo, hi, get)
+        middle = lo + (1 << (hi - lo - 1).bit_length() - 1)
+        return node_hash(walk(lo, middle), walk(middle, hi))
+
+    return walk(0, size)
+
+
 def as_hashed(
     entry: Entry,
 ) -> dict[str, Any]:  # its fields, body and context as the text that was hashed
@@ -91,13 +113,14 @@ def _heading(ledger: Book, first: int, last: int) -> dict[str, Any]:
             f"a proof is of entries from a first to a last, numbered from 1, got {first} to {last}"
         )
     mark, note = covering(ledger.notes(), last)
-    tree = ledger.tree()
-    if tree.root(mark.size) != mark.root:
-        raise IntegrityError(
-            f"checkpoint of entry {mark.size}: the entries do not lead to it, the ledger was changed"
-        )
-    hashes = [h.hex() for h in beside(first - 1, last, mark.size, tree.node)]
-    return {"format": "researchkit proof 1", "first": first, "last": last, "beside": hashes, "note": note}
+    for tree in (ledger.tree(), ledger.tree().bare()):
+        hashes = beside(first - 1, last, mark.size, tree.node)
+        if joined(first - 1, last, mark.size, hashes, tree.node) == mark.root:
+            told = {"first": first, "last": last, "beside": [h.hex() for h in hashes], "note": note}
+            return {"format": "researchkit proof 1"} | told
+    raise IntegrityError(
+        f"checkpoint of entry {mark.size}: the entries do not lead to it, the ledger was changed"
+    )
 
 
 def export(

@@ -8,15 +8,23 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import IntegrityError, SecretUnavailable, not_found
 from .durable import PREFIX, make_folder, sync_folder, write_over
 from .master import Master, reading, writing
-from .secret import Secret, checked_name, pieces_of_text, present, read_private
+from researchkit.security.secret import (
+    Hidden,
+    Secret,
+    checked_name,
+    pieces_of_text,
+    present,
+    read_private,
+    unseen,
+)
 from .vault import Vault
 from ..settings import Settings, address_of, file_option, path_of
 
@@ -50,55 +58,73 @@ class Secrets(Protocol):
 
 # %% ../../nbs/security/25_secrets.ipynb #scr09
 _ONE = "value"
-_OPEN = ("user", "username", "login", "name", "host", "port", "database", "region", "role")
+_OPEN = ("user", "username", "host", "port", "database", "region", "role")
 
 
-def _plain(
+def _checked(
     name: str,
     value: Secret | Mapping[str, Secret],
-) -> dict[str, str]:  # ValueError for an empty one
+) -> dict[str, Secret]:  # ValueError for an empty one
     """The fields of a secret as they are stored."""
     found = {_ONE: value} if isinstance(value, Secret) else dict(value)
     for field, secret in found.items():
         if not isinstance(secret, Secret):
             raise ValueError(f"secret '{name}': {field} must be a Secret, got {type(secret).__name__}")
-        if not secret.reveal():
+        if secret == Secret(""):
             raise ValueError(f"secret '{name}': {field} is empty")
-    return {field: secret.reveal() for field, secret in found.items()}
+    return found
 
 
-def _one_text(name: str, found: Mapping[str, str]) -> Secret:
+def _one_text(name: str, found: Mapping[str, Secret]) -> Secret:
     """The text of a secret that has no more."""
     if list(found) != [_ONE]:
         raise SecretUnavailable(
             f"secret '{name}' has the fields {', '.join(sorted(found))}, not a single text"
         )
-    return Secret(found[_ONE])
+    return found[_ONE]
 
 
-def _all_fields(name: str, found: Mapping[str, str]) -> dict[str, Secret]:
+def _in_json(text: Secret) -> Hidden[Any]:
+    """What a text holds as JSON; None for a text that is none."""
+    with suppress(ValueError, RecursionError):
+        return Hidden(json.loads(text.reveal()))
+    return Hidden(None)
+
+
+def _all_fields(name: str, found: Mapping[str, Secret]) -> dict[str, Secret]:
     """The fields of a secret, also of a text that holds JSON."""
-    if list(found) == [_ONE]:
-        with suppress(ValueError):
-            inner = json.loads(found[_ONE])
-            if isinstance(inner, dict) and all(isinstance(v, str) for v in inner.values()):
-                return {field: Secret(value) for field, value in inner.items()}
-        why = 'write it as {"user": "…", "password": "…"}'
-        raise SecretUnavailable(f"secret '{name}' is a single text, and fields are needed: {why}")
-    return {field: Secret(value) for field, value in found.items()}
+    if list(found) != [_ONE]:
+        return dict(found)
+    inner = _in_json(found[_ONE])
+    if isinstance(inner.value, dict) and all(isinstance(v, str) for v in inner.value.values()):
+        return {field: Secret(value) for field, value in inner.value.items()}
+    why = 'write it as {"user": "…", "password": "…"}'
+    raise SecretUnavailable(f"secret '{name}' is a single text, and fields are needed: {why}")
 
-
-def _pieces_of_fields(found: Iterable[Mapping[str, str]]) -> tuple[bytes, ...]:
+# %% ../../nbs/security/25_secrets.ipynb #scr09b
+def _pieces_of_fields(found: Iterable[Mapping[str, Secret]]) -> tuple[bytes, ...]:
     """What secrets look like where they leaked; names of users and places are none."""
-    values = [value for fields in found for field, value in _all_texts(fields) if field not in _OPEN]
-    return tuple(piece for value in values for piece in pieces_of_text(value))
+    held = [leaf for fields in found for field, value in fields.items() for leaf in _leaves(field, value)]
+    return tuple(
+        piece for field, value in held if field not in _OPEN for piece in pieces_of_text(value.reveal())
+    )
 
 
-def _all_texts(fields: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Fields, also those in a text that holds JSON."""
-    with suppress(SecretUnavailable):
-        return [(field, secret.reveal()) for field, secret in _all_fields("", fields).items()]
-    return list(fields.items())
+def _leaves(field: str, value: Secret) -> Iterator[tuple[str, Secret]]:
+    """A field, or the texts in it when it holds a JSON document, each with the field it is in."""
+    inner = _in_json(value)
+    if not isinstance(inner.value, dict | list):
+        yield field, value
+        return
+    rest = [(field, inner)]
+    while rest:
+        field, inner = rest.pop()
+        if isinstance(inner.value, dict):
+            rest += [(key, Hidden(each)) for key, each in inner.value.items()]
+        elif isinstance(inner.value, list):
+            rest += [(field, Hidden(each)) for each in inner.value]
+        elif isinstance(inner.value, str | int):
+            yield field, Secret(str(inner.value))
 
 
 def _conflict(name: str, meant: int, now: int) -> IntegrityError:
@@ -131,7 +157,7 @@ class _SealedFiles:
         """The names, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
-    def _read(self, name: str) -> tuple[dict[str, str], int]:
+    def _read(self, name: str) -> tuple[dict[str, Secret], int]:
         """Fields and version, under a lock that the caller holds."""
         import tink
 
@@ -141,15 +167,16 @@ class _SealedFiles:
         try:
             found = json.loads(read_private(path, words))
             version, sealed = int(found["version"]), base64.b64decode(found["sealed"])
-            fields = json.loads(self._master.aead().decrypt(sealed, _bound_to(name, version)))
-        except (tink.TinkError, ValueError, KeyError, TypeError):
+            opened = Hidden(json.loads(self._master.aead().decrypt(sealed, _bound_to(name, version))))
+            return {field: Secret(value) for field, value in opened.value.items()}, version
+        except (tink.TinkError, ValueError, KeyError, TypeError, AttributeError):
             why = "was changed, is of another name, or was sealed under another master key"
             raise SecretUnavailable(f"{words}: {path.name} {why}") from None
-        return fields, version
 
-    def _write(self, name: str, fields: Mapping[str, str], version: int) -> None:
+    def _write(self, name: str, fields: Mapping[str, Secret], version: int) -> None:
         """Seal and write, under a lock that the caller holds."""
-        sealed = self._master.aead().encrypt(json.dumps(dict(fields)).encode(), _bound_to(name, version))
+        aead, bound_to = self._master.aead(), _bound_to(name, version)
+        sealed = unseen(lambda: aead.encrypt(json.dumps(_revealed(fields)).encode(), bound_to))
         found = {"layout": 1, "version": version, "sealed": base64.b64encode(sealed).decode()}
         make_folder(self.folder, mode=0o700)
         write_over(self._path(name), json.dumps(found).encode(), site="secret", mode=0o600)
@@ -180,7 +207,7 @@ class FileSecrets(_SealedFiles):
 
     def put(self, name: str, value: Secret | Mapping[str, Secret], *, version: int | None = None) -> int:
         """Write a secret and return its new version."""
-        fields, path = _plain(name, value), self._path(name)
+        fields, path = _checked(name, value), self._path(name)
         with writing(self.folder.parent):
             self._master.create()
             now = self._read(name)[1] if present(path) else 0
@@ -206,6 +233,11 @@ class FileSecrets(_SealedFiles):
 def _bound_to(name: str, version: int) -> bytes:
     """What a sealed secret is bound to."""
     return f"researchkit secret {name} {version}".encode()
+
+
+def _revealed(fields: Mapping[str, Secret]) -> dict[str, str]:
+    """The texts themselves, for the expression that seals or sends them."""
+    return {field: secret.reveal() for field, secret in fields.items()}
 
 # %% ../../nbs/security/25_secrets.ipynb #scr14
 def shred(
@@ -246,12 +278,12 @@ class VaultSecrets:
         """The names, sorted."""
         return self._vault.names("secrets")
 
-    def _read(self, name: str) -> dict[str, str]:
+    def _read(self, name: str) -> dict[str, Secret]:
         """The fields of a secret."""
-        found = self._vault.read(self._path(name))[0]
-        if wrong := sorted(field for field, value in found.items() if not isinstance(value, str)):
+        found = unseen(lambda: Hidden(self._vault.read(self._path(name))[0]))
+        if wrong := sorted(field for field, value in found.value.items() if not isinstance(value, str)):
             raise SecretUnavailable(f"secret '{name}': {', '.join(wrong)} must be text")
-        return found
+        return {field: Secret(value) for field, value in found.value.items()}
 
     def get(self, name: str) -> Secret:
         """The single text of a secret."""
@@ -263,25 +295,24 @@ class VaultSecrets:
 
     def version(self, name: str) -> int:
         """How often a secret has been written; 0 when it is absent."""
-        found = self._vault.find(self._path(name))
-        return 0 if found is None else found[1]
+        return unseen(lambda: (self._vault.find(self._path(name)) or ({}, 0))[1])
 
     def put(self, name: str, value: Secret | Mapping[str, Secret], *, version: int | None = None) -> int:
         """Write a secret and return its new version."""
-        fields = _plain(name, value)
-        now = self.version(name)
+        fields, now = _checked(name, value), self.version(name)
         if version is not None and version != now:
             raise _conflict(name, version, now)
-        return self._vault.write(self._path(name), fields, version=now)
+        return unseen(lambda: self._vault.write(self._path(name), _revealed(fields), version=now))
 
     def remove(self, name: str) -> None:
         """Remove a secret with all its versions."""
-        self._vault.read(self._path(name))
+        unseen(lambda: self._vault.read(self._path(name)) and None)
         self._vault.destroy(self._path(name))
 
     def pieces(self) -> tuple[bytes, ...]:
         """What the secrets, the login and the token look like where they leaked."""
-        return _pieces_of_fields([self._read(name) for name in self.names()]) + self._vault.line.pieces()
+        found = _pieces_of_fields([self._read(name) for name in self.names()])
+        return found + unseen(self._vault.line.pieces)
 
 # %% ../../nbs/security/25_secrets.ipynb #scr28
 def open_vault(

@@ -52,7 +52,7 @@ TEXTS = ("kind", "subject", "body", "context", "prev", "hash")
 class Dialect:
     """How one database spells what the ledger asks."""
 
-    bytes_of: str  # a text column as bytes: "CAST({} AS BLOB)"
+    bytes_of: str  # a text column as bytes: "CAST({} AS BLOB)"; what is no text, as no bytes
     who: str  # the name of whoever acted, out of the context
     mark: str  # a parameter by its position
     old_heads: str | None  # where checkpoints lie as the first ledgers wrote them
@@ -81,7 +81,7 @@ def _field(key: str, name: str, value: object) -> tuple[str, Mapping[str, object
 
 
 SQLITE = Dialect(
-    bytes_of="CAST({} AS BLOB)",
+    bytes_of="CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) WHEN 'null' THEN NULL ELSE 0 END",
     who="CASE WHEN json_valid(context) THEN json_extract(context, '$.principal.name') END",
     mark="?",
     old_heads="SELECT text FROM heads ORDER BY seq",
@@ -89,6 +89,10 @@ SQLITE = Dialect(
 )
 
 # %% ../../nbs/security/40_shelves.ipynb #shl10
+_FIRST_SINCE = """(SELECT CASE WHEN count(*) > 100000 THEN 0 ELSE coalesce(min(seq), 0) END
+    FROM (SELECT seq FROM entries WHERE ts >= :since LIMIT 100001) AS late)"""
+
+
 def question(
     dialect: Dialect,
     given: Mapping[
@@ -100,7 +104,7 @@ def question(
     """Spell a question."""
     spelled = {
         "kind": "kind = :kind",
-        "since": "ts >= :since",
+        "since": f"+ts >= :since AND seq >= {_FIRST_SINCE}",
         "before": "seq < :before",
         "who": f"{dialect.who} = :who",
         "subject": "subject = :subject",
@@ -111,7 +115,7 @@ def question(
         rule, values = ("subject IS NULL", {}) if key == "subject" else dialect.field(key, f"v{i}", value)
         rules, asked = [*rules, rule], asked | dict(values)
     where = f" WHERE {' AND '.join(rules)}" if rules else ""
-    text = f"{dialect.select}{where} ORDER BY {'+seq' if set(asked) == {'since'} else 'seq'} DESC"
+    text = f"{dialect.select}{where} ORDER BY seq DESC"
     return (text, asked) if limit is None else (f"{text} LIMIT :limit", asked | {"limit": limit})
 
 # %% ../../nbs/security/40_shelves.ipynb #shl13
@@ -135,8 +139,8 @@ class Shelf(Protocol):
         """Add rows, as the only writer."""
         ...
 
-    def healthy(self) -> None:
-        """Raise an `IntegrityError` where pages, indexes or guards are not as they should be."""
+    def healthy(self) -> tuple[str, ...]:
+        """Raise an `IntegrityError` where pages, indexes or guards are wrong; say what could not be looked at."""
         ...
 
 # %% ../../nbs/security/40_shelves.ipynb #shl15
@@ -212,9 +216,10 @@ class SqliteShelf:
         reached(site, "after")
         return made
 
-    def healthy(self) -> None:
+    def healthy(self) -> tuple[str, ...]:
         """Ask SQLite about its pages and indexes, and whether the guards are in place."""
         self.read(lambda c: _healthy(c, self.name))
+        return ()
 
 # %% ../../nbs/security/40_shelves.ipynb #shl18
 def _guards() -> dict[str, str]:
@@ -223,7 +228,8 @@ def _guards() -> dict[str, str]:
     from researchkit.security.migrations import r0002_tree as second
 
     entries = {text.split()[2]: text for text in first.TRIGGERS if " ON entries" in text}
-    return entries | {k: v for t, words in second.KEPT.items() for k, v in second.guards(t, words).items()}
+    kept = {k: v for t, words in second.KEPT.items() for k, v in second.guards(t, words).items()}
+    return entries | kept | second.ENTER
 
 
 def _healthy(connection: sa.Connection, name: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import SecretUnavailable
-from .secret import pieces_of_bytes
+from .secret import HiddenBytes, pieces_of_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from researchkit.security.vault import Transit
 
 # %% auto #0
-__all__ = ['Signer', 'signed_by', 'LocalSigner', 'new_seed', 'seed_of', 'pieces_of_seed', 'signer_of', 'TransitSigner',
+__all__ = ['Signer', 'signed_by', 'LocalSigner', 'new_seed', 'seed_of', 'pieces_of_signer', 'signer_of', 'TransitSigner',
            'transit_signer', 'raw_signature']
 
 # %% ../../nbs/security/26_signing.ipynb #sgn07
@@ -74,25 +74,23 @@ class LocalSigner:
         raise SecretUnavailable("a signer is never pickled or copied: open it from the keyring instead")
 
 # %% ../../nbs/security/26_signing.ipynb #sgn14
-def new_seed() -> bytes:
+def new_seed() -> HiddenBytes:
     """Make a fresh Ed25519 private key: 32 bytes."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    return Ed25519PrivateKey.generate().private_bytes_raw()
+    return HiddenBytes(Ed25519PrivateKey.generate().private_bytes_raw())
 
 
-def seed_of(
-    pem: bytes,  # PKCS #8
-) -> bytes:  # SecretUnavailable when it is no Ed25519 key
-    """Take the 32 bytes out of a PEM file."""
-    return signer_of(pem)._private.private_bytes_raw()
+def seed_of(signer: LocalSigner) -> HiddenBytes:
+    """The 32 bytes that a signer was made of, to be sealed at once."""
+    return HiddenBytes(signer._private.private_bytes_raw())
 
 
-def pieces_of_seed(
-    seed: bytes,
+def pieces_of_signer(
+    signer: LocalSigner,
 ) -> tuple[bytes, ...]:
-    """What a signing key looks like where it leaked, as base64, raw and hexadecimal."""
-    return (base64.b64encode(seed)[-32:-16], *pieces_of_bytes(seed))
+    """What a signing key looks like where it leaked: raw, hexadecimal and base64."""
+    return pieces_of_bytes(seed_of(signer))
 
 
 def signer_of(
@@ -104,6 +102,7 @@ def signer_of(
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    seed = HiddenBytes(seed)
     try:
         pem = seed.startswith(b"-----")
         key = load_pem_private_key(seed, None) if pem else Ed25519PrivateKey.from_private_bytes(seed)

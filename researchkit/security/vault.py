@@ -261,8 +261,10 @@ class Transit(_TransitKeys):
         return str(answer["data"]["ciphertext"])
 
     def retire(self, name: str, below: int) -> None:
-        """Open nothing any more that a version below this one has wrapped."""
-        at = self.vault.transit
+        """Open nothing any more that a version below this one has wrapped; what is retired stays retired."""
+        at, found = self.vault.transit, self.describe(name)
+        if found is not None and int(found["min_decryption_version"]) >= below:
+            return
         self._ask(
             "retiring versions of",
             name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,135 @@ def test_a_list_that_was_changed_excuses_nothing(ended: tuple[Path, dict[str, st
     artifact(root, trials["market"]).write_bytes(b"restored")
     destroy_licence(ws, "market", confirmed="market")  # ends it again, with a list of its own
     assert [link.kind for link in verify(ws, trials["market"]) if not link.ok] == ["licence"]
+
+
+# --- others at work meanwhile ---
+
+
+def late(root: Path) -> bytes:
+    """Another delivery under the licence."""
+    from datetime import UTC, datetime
+
+    from researchkit.data.encode import encode_bars
+
+    return bytes(encode_bars(ending.bars(datetime(2014, 6, 3, tzinfo=UTC), 7777.25), dataset="DEMO"))
+
+
+def test_who_puts_and_holds_meanwhile_waits_and_is_told(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from researchkit.operations import destruction
+
+    ws, other, real = opened(begun), opened(begun), destruction._announce
+    found, waiting = other.raw.objects(TABLE)[0], list[Future[Any]]()
+    with ThreadPoolExecutor(2) as pool:
+
+        def announced(*given: Any) -> Any:
+            line = real(*given)
+            waiting.append(pool.submit(other.raw.put, late(begun), name="late", key="market"))
+            waiting.append(pool.submit(other.raw.hold, found.sha256, True, "court order 7"))
+            return line
+
+        monkeypatch.setattr(destruction, "_announce", announced)
+        destroy_licence(ws, "market", confirmed="market")
+    for one in waiting:
+        with pytest.raises(SecretUnavailable, match="key 'market' was destroyed on"):
+            one.result()
+    assert {row["name"] for row in ws.registry.rows("SELECT name FROM raw_objects")} == {"market", "other"}
+    assert lacks(left(begun)) == {}
+
+
+def test_who_had_read_an_object_before_leaves_nothing_readable(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made into a table while the key goes: the rows are found, listed on the ledger, and removed."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from researchkit.data import ingest
+    from researchkit.operations import destruction
+    from researchkit.operations.endings import listed
+
+    ws, other = opened(begun), opened(begun)
+    kept = other.raw.put(late(begun), name="late", key="market")
+    read, removed, add = threading.Event(), threading.Event(), ingest._add
+
+    def slow(*given: Any, **more: Any) -> Any:
+        read.set()
+        assert removed.wait(60)
+        return add(*given, **more)
+
+    real = destruction._remove
+
+    def remove_then(*given: Any) -> None:
+        # the tables' lock is with whoever ingests, so the tables of the list are left for the next round
+        monkeypatch.setattr(destruction, "_without", lambda *a: None)
+        real(*given)
+        monkeypatch.setattr(destruction, "_without", without)
+        monkeypatch.setattr(destruction, "_remove", real)
+        threading.Timer(0.3, removed.set).start()
+
+    without = destruction._without
+    monkeypatch.setattr(ingest, "_add", slow)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(other.lake.ingest, kept.sha256)
+        assert read.wait(60)
+        monkeypatch.setattr(destruction, "_remove", remove_then)
+        destroy_licence(ws, "market", confirmed="market")
+        assert made.result().rows == 5
+    after = left(begun)
+    assert after["rows"] == EXPECTED["rows"]
+    assert after["broken"] == []
+    begins = ws.ledger.entries("licence ends")
+    assert len(begins) == 2
+    paths = [
+        r["path"]
+        for r in ws.registry.rows("SELECT path FROM lake_files WHERE raw_sha256 = :r", r=kept.sha256)
+    ]
+    assert set(paths) <= set(listed(ws, begins[-1])["id"].to_list())
+
+
+def test_a_trial_that_begins_while_a_licence_ends_leaves_it_unfinished(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from researchkit.operations import destruction
+
+    ws, other, real, runs = opened(begun), opened(begun), destruction._announce, []
+
+    def announced(*given: Any) -> Any:
+        runs.append(other.run("began too late"))
+        return real(*given)
+
+    monkeypatch.setattr(destruction, "_announce", announced)
+    with pytest.raises(WorkspaceError, match="is at work"):
+        destroy_licence(ws, "market", confirmed="market")
+    assert (len(ws.ledger.entries("licence ends")), ws.ledger.entries("licence ended")) == (1, [])
+    with runs[0]:
+        pass
+    monkeypatch.setattr(destruction, "_announce", real)
+    destroy_licence(ws, "market", confirmed="market")
+    assert len(ws.ledger.entries("licence ended")) == 1
+
+
+def test_a_deletion_that_was_refused_excuses_no_loss(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from researchkit.experiments.evidence import Link
+    from researchkit.operations.endings import explained
+
+    ws = opened(begun)
+    found = ws.raw.objects(TABLE)[0]
+    path = begun / "raw" / found.path
+
+    def refuse(*given: Any) -> None:
+        raise AccessDenied("server: object lock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ws._raw.store, "delete", refuse)
+        with pytest.raises(AccessDenied, match="object lock"):
+            ws.raw.delete(found.sha256)
+    path.unlink()
+    lost = [Link("raw object", "g", False, ws.raw.verify(found.sha256)[0].words, found.sha256)]
+    assert [link.ok for link in explained(ws, lost)] == [False]
+    ws.registry.write(("UPDATE raw_objects SET deleted_ns = 1", [{}]))
+    assert [link.ok for link in explained(ws, lost)] == [False]
 
 
 # --- kills ---

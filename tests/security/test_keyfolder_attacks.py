@@ -449,6 +449,108 @@ def test_nothing_secret_is_shown(tmp_path: Path) -> None:
     assert [text for text in shown for piece in pieces if piece in text.encode()] == []
 
 
+def with_locals(step: Callable[[], object]) -> str:
+    """The traceback of a step that fails, with the local variables of every frame below this one."""
+    try:
+        step()
+    except Exception as e:
+        said = traceback.TracebackException.from_exception(e, capture_locals=True)
+        said.stack[:2] = []
+        return "".join(said.format())
+    raise AssertionError("it did not fail")
+
+
+def test_no_frame_of_a_traceback_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = "-".join(["7vXq", "rm2k", "9d0p", "ws81"])
+    keys = Keyring(tmp_path / "keys")
+    keys.create("demo")
+    keys.signer()
+    shelf = keys.shelf
+    assert isinstance(shelf, FileShelf)
+    secrets = FileSecrets(keys.folder, shelf.master)
+    secrets.put("fields", {"user": Secret("reader"), "password": Secret(private)})
+    secrets.put("text", Secret(private))
+    both = {"password": Secret(private), "other": Secret("")}
+    reports = {
+        "the wrong shape": with_locals(lambda: secrets.get("fields")),
+        "another wrong shape": with_locals(lambda: secrets.fields("text")),
+        "somebody was quicker": with_locals(lambda: secrets.put("text", Secret(private), version=7)),
+        "an empty field": with_locals(lambda: secrets.put("text", both)),
+    }
+    seen = {repr(piece)[2:-1].encode() for piece in keys.fingerprints()} | {*keys.fingerprints()}
+
+    def full(*given: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("researchkit.security.durable.os.write", full)  # in the middle of everything
+        for name, step in {
+            "a full disk in put": lambda: secrets.put("text", {"password": Secret(private)}),
+            "a full disk in rotate_signer": keys.rotate_signer,
+            "a full disk in rotate": keys.rotate,
+            "a full disk in create": lambda: Keyring(tmp_path / "new").create("demo"),
+        }.items():
+            reports[name] = with_locals(step)
+    theirs = older(tmp_path / "older", "demo")
+    seen |= {value.encode()[-60:-20] for value in theirs.values()} | {private.encode()}
+    with monkeypatch.context() as patch:
+        patch.setattr("researchkit.security.durable.os.write", full)
+        ring = Keyring(tmp_path / "older")
+        reports["a full disk while old keys are wrapped"] = with_locals(lambda: sealed(ring, b"x"))
+        reports["the same for the signing key"] = with_locals(ring.signer)
+    (keys.folder / "ledger.ed25519").write_text(theirs["ledger.ed25519"])
+    reports["a planted signing key"] = with_locals(keys.signer)
+    broken = json.loads((keys.folder / "master.json").read_text()) | {"layout": 9}
+    (keys.folder / "master.json").write_text(json.dumps(broken))
+    reports["a master key of another layout"] = with_locals(keys.rotate)
+    assert all("Error" in text or "Unavailable" in text for text in reports.values())
+    assert [name for name, text in reports.items() for piece in seen if piece in text.encode()] == []
+    assert all("self = " in text for text in reports.values())  # the locals were there to be seen
+
+
+def test_a_planted_signing_key_is_not_wrapped_by_a_rotation(tmp_path: Path) -> None:
+    keys = Keyring(tmp_path / "keys")
+    keys.create("demo")
+    first = keys.signer()
+    good = {path: path.read_bytes() for path in (keys.folder / "ledger.ed25519", keys.folder / "demo.json")}
+    theirs = older(tmp_path / "theirs", "demo")
+    for path, content in good.items():
+        path.write_text(theirs[path.name])
+        for step in (keys.rotate, keys.rewrap, *([keys.rotate_signer] if path.suffix != ".json" else [])):
+            with pytest.raises(SecretUnavailable, match=f"{path.name} was changed, "):
+                step()
+        assert path.read_text() == theirs[path.name]
+        path.write_bytes(content)
+    assert keys.signer() == first
+
+
+def test_two_rotations_of_the_signer_lose_no_public_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from researchkit.security import keyfolder
+
+    keys, other = Keyring(tmp_path / "keys"), Keyring(tmp_path / "keys")
+    first, between = keys.signer().public_hex, []
+
+    def late(folder: Path) -> object:  # another process is quicker to the lock
+        if not between:
+            between.append("")
+            other.rotate_signer()
+            between[0] = other.signer().public_hex
+        return writing(folder)
+
+    monkeypatch.setattr(keyfolder, "writing", late)
+    keys.rotate_signer()
+    monkeypatch.undo()
+    signer = keys.signer()
+    assert signer.trusted == (first, between[0], signer.public_hex)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: Keyring(keys.folder).rotate_signer() if i % 2 else keys.signer(), range(16)))
+    trusted = keys.signer().trusted
+    assert len(set(trusted)) == 3 + 8
+    assert (keys.folder / "ledger.ed25519.pub").read_text().split() == list(trusted)
+
+
 def test_signers_of_before_a_rotation_are_trusted(tmp_path: Path) -> None:
     keys = Keyring(tmp_path / "keys")
     first = keys.signer()

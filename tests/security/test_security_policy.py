@@ -92,6 +92,16 @@ def test_a_grant_does_not_stand_in_for_a_signature(tmp_path: Path) -> None:
     assert Policy(folder).decide(QUANT, "read", "ANY/thing").allow
 
 
+def test_grants_at_the_same_moment_are_all_kept(tmp_path: Path) -> None:
+    folder = install(tmp_path / "policy")
+    tables = [f"T{i}/x" for i in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda t: grant(folder, "quant", action="read", resource=t), tables * 2))
+    assert sorted(done) == [False] * 24 + [True] * 24
+    held = json.loads((folder / "grants.json").read_text())["roles"]["quant"]
+    assert sorted(g["resource"] for g in held if g["resource"] in tables) == sorted(tables)
+
+
 def test_a_dataset_pattern_stops_at_its_slash(tmp_path: Path) -> None:
     folder = install(tmp_path / "policy")
     grant(folder, "quant", action="read", resource="XNAS/*")

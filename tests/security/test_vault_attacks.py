@@ -409,11 +409,95 @@ def test_a_destroyed_key_does_not_come_back_with_its_envelope(
     with pytest.raises(SecretUnavailable, match="key 'demo' was destroyed on"):
         keys.create("demo")
     openbao.call("post", f"secret/data/{vault.name}/keys/demo", data=old)
+    assert keys.names() == ["other"]
+    with pytest.raises(SecretUnavailable, match="key 'demo' was destroyed on"):
+        opened(keys, cipher)
+    openbao.call("delete", f"secret/metadata/{vault.name}/destroyed/demo")  # and the tombstone goes too
     with pytest.raises(SecretUnavailable, match="the key is gone"):
         opened(keys, cipher)
     openbao.call("post", f"transit/keys/{vault.name}.demo", type="aes256-gcm96")
     with pytest.raises(SecretUnavailable, match="what it was sent is not what that key made"):
         opened(keys, cipher)
+
+
+class Killed(BaseException):
+    """What a kill is to the code that it hits."""
+
+
+def test_killed_after_the_tombstone_nothing_is_opened_or_encrypted(
+    keys: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.create("other")
+    cipher = sealed(keys, b"x")
+
+    def kill(name: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf_of(keys).transit, "delete", kill)
+        with pytest.raises(Killed):
+            keys.destroy("demo")
+    steps: list[Callable[[], object]] = [
+        lambda: opened(keys, cipher),
+        lambda: sealed(keys, b"y"),
+        lambda: keys.rotate("demo"),
+        lambda: keys.create("demo"),
+    ]
+    for step in steps:
+        with pytest.raises(SecretUnavailable, match="key 'demo' was destroyed on"):
+            step()
+    assert (keys.names(), list(keys.destroyed())) == (["other"], ["demo"])
+    keys.rotate()  # the others go on
+    assert len(keys.fingerprints()) > 3
+    keys.destroy("demo")
+    assert shelf_of(keys).transit.describe("demo") is None
+
+
+def test_a_key_destroyed_while_it_is_made_stays_destroyed(
+    openbao: OpenBao, keys: Keyring, vault: Vault, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Keyring(VaultShelf(entered(openbao, vault.line._login, name)))
+    transit = shelf_of(keys).transit
+    make = transit.create
+
+    def late(key: str) -> None:
+        other.create(key)
+        other.destroy(key)
+        make(key)
+
+    monkeypatch.setattr(transit, "create", late)
+    with pytest.raises(SecretUnavailable, match="key 'raced' was destroyed on"):
+        keys.create("raced")
+    assert transit.describe("raced") is None
+    assert vault.find("keys/raced") is None
+    with pytest.raises(SecretUnavailable, match="key 'raced' was destroyed on"):
+        sealed(other, b"x", "raced")
+
+
+@pytest.mark.parametrize("when", ["before it looks", "after it looked"])
+def test_a_late_rotation_brings_no_old_version_back(
+    when: str, openbao: OpenBao, keys: Keyring, vault: Vault, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Keyring(VaultShelf(entered(openbao, vault.line._login, name)))
+    transit, cipher, rotated = shelf_of(keys).transit, sealed(keys, b"x"), list[str]()
+    step = "retire" if when == "before it looks" else "describe"
+    real = getattr(transit, step)
+
+    def late(*given: object) -> object:
+        seen = real(*given) if step == "describe" else None
+        if not rotated:
+            rotated.append("twice")
+            other.rotate("demo")
+            other.rotate("demo")
+        return seen if step == "describe" else real(*given)
+
+    monkeypatch.setattr(transit, step, late)
+    keys.rotate("demo")
+    monkeypatch.undo()
+    found = transit.describe("demo")
+    assert found is not None
+    assert (found["min_decryption_version"], found["latest_version"]) == (4, 4)
+    assert opened(keys, cipher) == b"x"
 
 
 def test_a_replaced_signing_key_is_noticed(openbao: OpenBao, keys: Keyring, vault: Vault) -> None:
@@ -521,7 +605,9 @@ def test_nothing_secret_is_shown(
     def fails(step: Callable[[], object]) -> None:
         with pytest.raises((SecretUnavailable, IntegrityError)) as caught:
             step()
-        shown.append("".join(traceback.format_exception(caught.value)))
+        said = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        said.stack[:2] = []  # those of this test
+        shown.append("".join(said.format()))
 
     fails(lambda: secrets.put("lake", Secret(password), version=9))
     fails(lambda: secrets.get("lake"))

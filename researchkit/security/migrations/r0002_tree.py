@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 # %% auto #0
-__all__ = ['revision', 'down_revision', 'KEPT', 'WHO', 'guards', 'upgrade']
+__all__ = ['revision', 'down_revision', 'KEPT', 'ENTER', 'WHO', 'guards', 'upgrade']
 
 # %% ../../../nbs/security/migrations/02_tree.ipynb #mlh04
 revision = "0002"
@@ -35,13 +35,63 @@ def guards(
         for name, event, done in (("keep", "UPDATE", "changed"), ("stay", "DELETE", "removed"))
     }
 
+# %% ../../../nbs/security/migrations/02_tree.ipynb #mlh062
+ENTER: dict[str, str] = {
+    "entries_next": """CREATE TRIGGER entries_next BEFORE INSERT ON entries
+       BEGIN SELECT CASE
+         WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM entries)
+           OR NEW.prev IS NOT coalesce((SELECT hash FROM entries WHERE seq = NEW.seq - 1), printf('%064d', 0))
+         THEN RAISE(ABORT, 'a ledger entry must follow the last one')
+         WHEN typeof(NEW.ts) IS NOT 'integer' OR typeof(NEW.kind) IS NOT 'text' OR typeof(NEW.body) IS NOT 'text'
+           OR typeof(NEW.subject) NOT IN ('text', 'null') OR typeof(NEW.context) IS NOT 'text'
+           OR typeof(NEW.hash) IS NOT 'text' OR length(NEW.hash) <> 64 OR NEW.hash GLOB '*[^0-9a-f]*'
+           OR length(CAST(NEW.body AS BLOB)) + length(CAST(NEW.context AS BLOB)) > 1048576
+           OR length(CAST(NEW.kind AS BLOB)) > 256 OR length(CAST(NEW.subject AS BLOB)) > 1024
+         THEN RAISE(ABORT, 'a ledger entry is text of at most 1 MB')
+         WHEN NOT json_valid(NEW.body) OR NOT json_valid(NEW.context)
+         THEN RAISE(ABORT, 'body and context of a ledger entry are JSON objects')
+         WHEN json_type(NEW.body) IS NOT 'object' OR json_type(NEW.context, '$.principal.name') IS NOT 'text'
+           OR coalesce(json_type(NEW.body, '$.subject'), 'null') NOT IN ('text', 'null')
+         THEN RAISE(ABORT, 'body and context of a ledger entry are JSON objects')
+         WHEN NEW.subject IS NOT json_extract(NEW.body, '$.subject')
+         THEN RAISE(ABORT, 'a ledger entry stands under the subject that it names')
+       END; END""",
+    "heads_next": """CREATE TRIGGER heads_next BEFORE INSERT ON heads
+       BEGIN SELECT RAISE(ABORT, 'old checkpoints are never added'); END""",
+    "checkpoints_next": """CREATE TRIGGER checkpoints_next BEFORE INSERT ON checkpoints
+       BEGIN SELECT CASE
+         WHEN NEW.seq < 1 OR NEW.seq > (SELECT coalesce(max(seq), 0) FROM entries)
+           OR typeof(NEW.text) IS NOT 'text' OR length(NEW.text) > 65536 OR NEW.text NOT GLOB
+             '?*' || char(10) || NEW.seq || char(10) || '*=' || char(10, 10) || '— * *' || char(10)
+         THEN RAISE(ABORT, 'a checkpoint is a note over entries that are there')
+         WHEN EXISTS (SELECT 1 FROM checkpoints WHERE seq = NEW.seq) THEN RAISE(IGNORE)
+       END; END""",
+    "cosignatures_next": """CREATE TRIGGER cosignatures_next BEFORE INSERT ON cosignatures
+       BEGIN SELECT CASE
+         WHEN typeof(NEW.line) IS NOT 'text' OR length(NEW.line) > 1024 OR NEW.line NOT GLOB '— ?* ?*' || char(10)
+           OR instr(NEW.line, char(10)) <> length(NEW.line)
+           OR NOT EXISTS (SELECT 1 FROM checkpoints WHERE seq = NEW.seq)
+         THEN RAISE(ABORT, 'a cosignature is a line under a checkpoint that is there')
+         WHEN EXISTS (SELECT 1 FROM cosignatures WHERE seq = NEW.seq AND line = NEW.line) THEN RAISE(IGNORE)
+         WHEN (SELECT count(*) FROM cosignatures WHERE seq = NEW.seq) >= 16
+         THEN RAISE(ABORT, 'a checkpoint has at most 16 cosignatures')
+       END; END""",
+    "nodes_next": """CREATE TRIGGER nodes_next BEFORE INSERT ON nodes
+       BEGIN SELECT CASE
+         WHEN typeof(NEW.hash) IS NOT 'blob' OR length(NEW.hash) <> 32 OR NEW.level NOT BETWEEN 8 AND 62
+           OR NEW.place < 0 OR NEW.place >= (SELECT coalesce(max(seq), 0) >> NEW.level FROM entries)
+         THEN RAISE(ABORT, 'a node of the tree is 32 bytes over entries that are there')
+         WHEN EXISTS (SELECT 1 FROM nodes WHERE level = NEW.level AND place = NEW.place) THEN RAISE(IGNORE)
+       END; END""",
+}
+
 # %% ../../../nbs/security/migrations/02_tree.ipynb #mlh08
 WHO = "CASE WHEN json_valid(context) THEN json_extract(context, '$.principal.name') END"
 
 
 def upgrade() -> None:
     """Set the old heads aside, make the new tables and their guards."""
-    for name in ("checkpoints_keep", "checkpoints_stay"):
+    for name in ("checkpoints_keep", "checkpoints_stay", "entries_next"):
         op.execute(f"DROP TRIGGER IF EXISTS {name}")
     op.rename_table("checkpoints", "heads")
     op.create_table(
@@ -62,6 +112,9 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.execute(f"CREATE INDEX entries_who ON entries ({WHO}, seq)")
+    op.execute(f"CREATE INDEX entries_kind_who ON entries (kind, {WHO}, seq)")
+    for trigger in ENTER.values():
+        op.execute(trigger)
     for table, words in KEPT.items():
         for trigger in guards(table, words).values():
             op.execute(trigger)
