@@ -17,12 +17,13 @@ from typing import BinaryIO, Self, cast
 from ..errors import IntegrityError
 
 # %% auto #0
-__all__ = ['CHUNK', 'Digest', 'HashingReader', 'HashingWriter', 'Remembering', 'remembered', 'CheckedReader']
+__all__ = ['CHUNK', 'PIECE', 'Digest', 'HashingReader', 'HashingWriter', 'Remembering', 'remembered', 'CheckedReader']
 
 # %% ../../nbs/data/22_digests.ipynb #dig07
 CHUNK = 1 << 20  # bytes: a mebibyte
-_WAITING = 8  # pieces handed over and not yet hashed
-_LARGE = CHUNK // 8  # bytes; not worth gathering
+PIECE = CHUNK // 8  # bytes that come out of decryption at once; they stay in the processor's cache
+_WAITING = 16  # pieces handed over and not yet hashed
+_LARGE = CHUNK // 16  # bytes; not worth gathering
 
 
 class Digest:
@@ -169,12 +170,12 @@ def remembered(stream: BinaryIO) -> Iterator[BinaryIO]:
         raise (cover.fault or e) from None
 
 # %% ../../nbs/data/22_digests.ipynb #dig16
-class CheckedReader(io.RawIOBase):
+class CheckedReader(io.BufferedIOBase):
     """A stream that raises `IntegrityError` at its end unless all of it has the expected hash."""
 
     def __init__(
         self,
-        source: BinaryIO,
+        source: io.BufferedReader,
         sha256: str,  # what all of it must have
         words: str,  # what it is, for the message: "raw object 9f1c…: its plaintext"
         *,
@@ -182,22 +183,48 @@ class CheckedReader(io.RawIOBase):
     ) -> None:
         super().__init__()
         self._source, self._sha256, self._words, self._under = source, sha256, words, under
-        self._digest = Digest()
+        self._digest, self._rest = Digest(), memoryview(b"")
 
     def readable(self) -> bool:
         """Say that this stream can be read."""
         return True
 
-    def readinto(self, buffer: Buffer, /) -> int:
-        """Fill `buffer`; at the end compare the hash."""
+    def _next(self) -> bytes:
+        """The next piece as it comes; at the end compare the hash."""
         try:
-            size = cast(io.RawIOBase, self._source).readinto(buffer) or 0
+            piece = self._source.read1(PIECE)
         except Exception as e:
-            raise (self._under and self._under.fault) or e from None
-        self._digest.add(bytes(memoryview(buffer).cast("B")[:size]))
-        if not size and memoryview(buffer).nbytes and (got := self._digest.hex()) != self._sha256:
+            fault = (self._under and self._under.fault) or e
+            if isinstance(fault, OSError):
+                fault = IntegrityError(f"{self._words} cannot be read: {fault.strerror}")
+            raise fault from None
+        self._digest.add(piece)
+        if not piece and (got := self._digest.hex()) != self._sha256:
             raise IntegrityError(f"{self._words} has SHA-256 {got}, and must have {self._sha256}")
-        return size
+        return piece
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Exactly so many bytes, fewer only at the end; by default everything that is left."""
+        if size is None or size < 0:
+            whole = io.BytesIO()
+            whole.write(self._rest)
+            self._rest = memoryview(b"")
+            while piece := self._next():
+                whole.write(piece)
+            return whole.getvalue()
+        pieces = list[memoryview]()
+        while size:
+            self._rest = self._rest or memoryview(self._next())
+            if not self._rest:
+                break
+            pieces.append(self._rest[:size])
+            self._rest = self._rest[size:]
+            size -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """What is at hand, at most so many bytes."""
+        return self.read(min(size if size >= 0 else CHUNK, len(self._rest) or PIECE))
 
     def close(self) -> None:
         """End the thread and close what lies under."""

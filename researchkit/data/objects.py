@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from .digests import CHUNK, CheckedReader, Digest, HashingReader, Remembering, remembered
+from .digests import CHUNK, PIECE, CheckedReader, Digest, HashingReader, Remembering, remembered
 from .store import Store, Stored, day
 from ..errors import IntegrityError, ResearchKitError, SecretUnavailable
 from ..security.durable import sha256_of
@@ -151,7 +151,8 @@ class Objects:
             cipher.close()
             raise (cipher.fault or e) from None
         words = f"raw object {found.sha256}: its plaintext"
-        return io.BufferedReader(CheckedReader(plain, found.sha256, words, under=cipher), CHUNK)
+        checked = CheckedReader(cast(io.BufferedReader, plain), found.sha256, words, under=cipher)
+        return cast(BinaryIO, checked)
 
     def _through(
         self, name: str, version: str, sha256: str, key: str
@@ -165,7 +166,7 @@ class Objects:
             try:
                 with remembered(cast(BinaryIO, reader)) as covered:
                     plain = self.keyring.decrypt(key, covered, bound_to=sha256.encode())
-                    while piece := plain.read(CHUNK):
+                    while piece := cast(io.BufferedReader, plain).read1(PIECE):
                         inside.add(piece)
                 if (got := inside.hex()) != sha256:
                     fault = IntegrityError(f"raw object {sha256}: its plaintext has SHA-256 {got}")

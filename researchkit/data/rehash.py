@@ -136,6 +136,11 @@ def _ahead[T](
         pool.shutdown(wait=True, cancel_futures=True)
 
 # %% ../../nbs/data/28_rehash.ipynb #reh17
+def _told(ledger: Ledger) -> int:
+    """How many objects there are by the ledger."""
+    return ledger.count("object") - ledger.count("delete") + ledger.count(REFUSED)
+
+
 class _Walk:
     """One check of a zone, from where its journal ends."""
 
@@ -144,7 +149,7 @@ class _Walk:
         self._known = sum(1 for _ in journal.lines())  # lines of a check that was interrupted
         self._fresh: set[str] = set()  # put since the check began, and handed out
         self.beside: set[str] = set()  # those of them that were handed out out of order
-        self.listed, self.gone = 0, frozenset[str]()
+        self.listed, self.ledger, self.gone = 0, 0, frozenset[str]()
 
     def __iter__(self) -> Iterator[RawObject]:
         """Hand out what is left to read."""
@@ -172,6 +177,7 @@ class _Walk:
         while before != self.gone:
             before = self.gone
             self.listed = int(self._rows("COUNT(*) AS n", "deleted_ns IS NULL")[0]["n"])
+            self.ledger = _told(self._zone._door.ledger)
             self.gone = frozenset(r["sha256"] for r in self._rows("sha256", "deleted_ns >= :began"))
         new = {r["sha256"] for r in self._rows("sha256", "put_ns >= :began AND deleted_ns IS NULL")}
         new -= self._fresh
@@ -187,11 +193,6 @@ class _Walk:
         return now, earlier
 
 # %% ../../nbs/data/28_rehash.ipynb #reh21
-def _told(ledger: Ledger) -> int:
-    """How many objects there are by the ledger."""
-    return ledger.count("object") - ledger.count("delete") + ledger.count(REFUSED)
-
-
 def _begin(zone: RawZone, path: Path, scope: str, *, resume: bool) -> _Journal:
     """Take up the journal, or begin a new one."""
     known = _Journal(path, scope, zone._clock())
@@ -235,5 +236,5 @@ def rehash(
                     progress(found, finding)
         now, earlier = walk.counted()
         path.unlink()
-        ledger = _told(zone._door.ledger) if table is None else None
-    return Report(now, size, earlier, tuple(broken), unread, walk.listed, ledger)
+    told = walk.ledger if table is None else None
+    return Report(now, size, earlier, tuple(broken), unread, walk.listed, told)

@@ -49,7 +49,11 @@ class AirgapReport:
             return f"void: {self.void}"
         ways = "IPv4 and IPv6" if self.six else "IPv4 alone, this kernel has no IPv6"
         ended = "was ended for taking too long" if self.code is None else f"ended with {self.code}"
-        heard = f"{len(self.attempts)} outbound attempt{'s' if len(self.attempts) > 1 else ''}" if self.attempts else "no outbound attempt"
+        heard = (
+            f"{len(self.attempts)} outbound attempt{'s' if len(self.attempts) > 1 else ''}"
+            if self.attempts
+            else "no outbound attempt"
+        )
         seen = f"{self.planted} planted ones were seen, before and after"
         return f"{heard} in {self.seconds:.0f} s over {ways}, {seen}, the program {ended}; {self.deaf_to}"
 
@@ -142,6 +146,7 @@ def airgap(
     command: Sequence[str] | None = None,  # default: the demo in a workspace that is thrown away
     *,
     timeout: float = 1800.0,  # seconds for the program
+    linger: float = 10.0,  # seconds that its descendants may go on, which are listened to as well
 ) -> AirgapReport:
     """Run a program where every way out is captured, and list what tried to leave."""
     from researchkit.workspace import destroy
@@ -150,7 +155,7 @@ def airgap(
         scratch, thrown = Path(folder), Path(folder) / "workspace"
         words = demo(thrown) if command is None else tuple(map(str, command))
         way, why = way_in()
-        order = {"command": words, "scratch": folder, "timeout": timeout, **_outside()}
+        order = {"command": words, "scratch": folder, "timeout": timeout, "linger": linger, **_outside()}
         told = {"void": why} if why else _told(way, order, scratch)
         log = (scratch / "log").read_text(errors="replace") if (scratch / "log").is_file() else ""
         if (thrown / "VERSION").is_file():

@@ -22,8 +22,8 @@ from .packets import attempts, name_of, owner, read
 from .seclusion import complaint_of, give_up_rights, seclude
 
 # %% auto #0
-__all__ = ['DEVICE', 'PEER', 'INTERFACES', 'NETWORK', 'SIX', 'KNOBS', 'PLANT', 'LINGER', 'NOTHING', 'connect_to_nothing', 'Ear',
-           'planted', 'plant', 'of_others', 'without_proxies', 'left_over', 'captive', 'main']
+__all__ = ['DEVICE', 'PEER', 'INTERFACES', 'NETWORK', 'SIX', 'KNOBS', 'PLANT', 'NOTHING', 'connect_to_nothing', 'Ear', 'planted',
+           'plant', 'of_others', 'without_proxies', 'left_over', 'captive', 'main']
 
 # %% ../../nbs/operations/17_captivity.ipynb #cap07
 DEVICE, PEER = "rkair0", "rkair1"
@@ -170,9 +170,6 @@ def of_others(
     return [h for h in heard if h[1] not in hosts and h[1].partition(" ")[0] != name]
 
 # %% ../../nbs/operations/17_captivity.ipynb #cap25
-LINGER = 10.0  # seconds that descendants may go on after the program
-
-
 def without_proxies(
     environ: Mapping[str, str],
 ) -> dict[str, str]:
@@ -215,7 +212,7 @@ _BEFORE, _AFTER = 9999, 9998  # ports of the two plantings
 
 # %% ../../nbs/operations/17_captivity.ipynb #cap41
 def captive(
-    order: Mapping[str, Any],  # command, scratch, timeout, sockets, outside
+    order: Mapping[str, Any],  # command, scratch, timeout, linger, sockets, outside
 ) -> dict[str, Any]:  # the keys of NOTHING
     """Run a program here, in namespaces of its own, and say what it wanted of the world."""
     scratch, told = Path(order["scratch"]), dict(NOTHING)
@@ -236,7 +233,7 @@ def captive(
     give_up_rights()
     told["code"] = _run(order["command"], scratch / "log", environ, order["timeout"])
     told["seconds"] = time.monotonic() - began
-    left = left_over(LINGER if told["code"] is not None else 0.0)
+    left = left_over(order["linger"] if told["code"] is not None else 0.0)
     missing, name = plant(ear, _AFTER, six=six, environ=environ)
     found = attempts(of_others(ear.heard[before:], name, _AFTER))
     told |= {"planted": 2 * len(planted("", 0, six=six)), "six": six}

@@ -62,7 +62,9 @@ def looked(
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         words = f"it stopped: {type(error).__name__} in {Path(last.filename).name}, {last.name}"
-        yield Check(area, "examination", "fail", words, "what it reads is damaged, or this program is at fault")
+        yield Check(
+            area, "examination", "fail", words, "what it reads is damaged, or this program is at fault"
+        )
 
 # %% ../../nbs/operations/10_check.ipynb #chk16
 def worst(
@@ -92,7 +94,7 @@ def page(
     shown = [c for c in checks if everything or c.state != "ok" or c.area == "tier"]
     lines: list[str] = []
     for check in sorted(shown, key=lambda c: (c.area != "tier", -STATES.index(c.state))):
-        lines.append(f"{check.state:<9}{check.area}: {check.name}")
+        lines += _folded(f"{check.area}: {check.name}", width, f"{check.state:<9}")
         lines += _folded(check.words, width, " " * 9)
         lines += _folded(check.remedy, width, " " * 9 + "→ ") if check.remedy else []
     well = Counter(c.area for c in checks if c not in shown)

@@ -5,11 +5,11 @@
 # %% ../../nbs/operations/19_doctor.ipynb #doc03
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,10 +90,14 @@ def _data_checks(settings: Settings) -> Iterator[Check]:
     for name, place in _places(settings).items():
         beside = [place.with_name(place.name + end) for end in ("-wal", "-shm", "-journal")]
         files = (p for p in (place, *beside, *(place.rglob("*") if place.is_dir() else ())) if p.exists())
-        loose = [c for p in islice(files, LOOKED_AT) if name != "secrets" for c in _guarded(p)]
+        loose: list[Check] = []
+        for path in islice(files, LOOKED_AT) if name != "secrets" else ():
+            with suppress(FileNotFoundError):  # somebody works here meanwhile
+                loose += _guarded(path)
         if loose:
-            words = f"{loose[0].name}: {loose[0].words}" + (f", and {len(loose) - 1} more" if loose[1:] else "")
-            yield Check("modes", name, "fail", words, loose[0].remedy)
+            more = f", and {len(loose) - 1} more" if loose[1:] else ""
+            remedy = loose[0].remedy + (", and so on" if more else "")
+            yield Check("modes", name, "fail", f"{loose[0].name}: {loose[0].words}{more}", remedy)
 
 
 def mode_checks(settings: Settings) -> Iterator[Check]:

@@ -124,7 +124,9 @@ def clock_checks(
     """What to think of our own clock."""
     if kept:
         state = "ok" if error <= ASTRAY else "warn"
-        words = f"kept right, largest error {error:.3f} s" + (f", more than {ASTRAY:g} s" if state == "warn" else "")
+        words = f"kept right, largest error {error:.3f} s" + (
+            f", more than {ASTRAY:g} s" if state == "warn" else ""
+        )
         remedy = "" if state == "ok" else "see chronyc tracking: its servers are far away, or silent"
         yield Check("clock", "this machine", state, words, remedy)
     else:

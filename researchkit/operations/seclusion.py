@@ -42,7 +42,9 @@ def cover_names(
     for name, text in (("resolv.conf", RESOLV), ("nsswitch.conf", NSSWITCH)):
         (scratch / name).write_text(text)
         target = Path("/etc", name).resolve()
-        if target.exists() and (complaint := complaint_of("mount", "--bind", str(scratch / name), str(target))):
+        if target.exists() and (
+            complaint := complaint_of("mount", "--bind", str(scratch / name), str(target))
+        ):
             return f"{target} cannot be covered: {complaint}"
         if not target.exists() and target.is_relative_to("/run"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,9 @@ def hide(
     if root in kept:
         return "it is used itself"
     held = [(path, os.open(path, os.O_PATH), path.is_dir()) for path in kept]
-    if complaint := complaint_of("mount", "-t", "tmpfs", "-o", f"mode={HIDDEN[str(root)]}", "tmpfs", str(root)):
+    if complaint := complaint_of(
+        "mount", "-t", "tmpfs", "-o", f"mode={HIDDEN[str(root)]}", "tmpfs", str(root)
+    ):
         return complaint
     for path, fd, folder in held:
         (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
@@ -127,12 +131,12 @@ def _is_socket(path: str) -> bool:
         return False
 
 # %% ../../nbs/operations/16_seclusion.ipynb #sec11
-_SYS_PTRACE, _SYS_ADMIN, _DROP = 19, 21, 24  # CAP_*, PR_CAPBSET_DROP
+_NET_ADMIN, _SYS_PTRACE, _SYS_ADMIN, _DROP = 12, 19, 21, 24  # CAP_*, PR_CAPBSET_DROP
 
 
 def give_up_rights() -> None:
-    """Let no child mount anything or enter another namespace, even as root."""
-    for right in (_SYS_ADMIN, _SYS_PTRACE):
+    """Let no child mount, change the network or enter another namespace, even as root."""
+    for right in (_NET_ADMIN, _SYS_PTRACE, _SYS_ADMIN):
         ctypes.CDLL(None).prctl(_DROP, right, 0, 0, 0)
 
 # %% ../../nbs/operations/16_seclusion.ipynb #sec14

@@ -46,7 +46,12 @@ def mounts(
     return found
 
 
-OWN_DEVICES: tuple[str, ...] = ("btrfs", "bcachefs", "overlay", "aufs")  # stat names devices that no table has
+OWN_DEVICES: tuple[str, ...] = (
+    "btrfs",
+    "bcachefs",
+    "overlay",
+    "aufs",
+)  # stat names devices that no table has
 
 
 def mount_of(

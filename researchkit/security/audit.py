@@ -150,7 +150,9 @@ def verify(
     kept = [*old, *stored.values()]
     sizes = [claims.take(text) for text in kept]
     if wrong := [n for n, size in zip(stored, sizes[len(old) :], strict=True) if n != size]:
-        raise IntegrityError(f"the kept checkpoint of entry {wrong[0]} is one of another entry: it was put there")
+        raise IntegrityError(
+            f"the kept checkpoint of entry {wrong[0]} is one of another entry: it was put there"
+        )
     seen = max((s for s, text in zip(sizes, kept, strict=True) if _witnessed(text, witness)), default=None)
     compare = {max(sizes, default=0)}
     if checkpoint is not None:

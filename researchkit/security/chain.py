@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
@@ -17,14 +19,12 @@ from .keys import signed_by
 from .merkle import Frontier
 
 # %% auto #0
-__all__ = ['DEEPEST', 'GENESIS', 'Row', 'canonical', 'Entry', 'link', 'entry_of', 'as_spelled', 'Checkpoint', 'read_checkpoint',
-           'signed_heads', 'follow', 'ended']
+__all__ = ['DEEPEST', 'GENESIS', 'Row', 'canonical', 'Entry', 'link', 'as_linked', 'entry_of', 'as_spelled', 'Checkpoint',
+           'read_checkpoint', 'signed_heads', 'follow', 'ended']
 
 # %% ../../nbs/security/06_chain.ipynb #chs07
 DEEPEST = 64  # levels below the outermost value
-_ENCODE = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-).encode
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def canonical(
@@ -52,6 +52,8 @@ def _comes_back(value: object, level: int) -> None:
     elif isinstance(value, list | tuple):
         for inner in value:
             _comes_back(inner, level + 1)
+    elif isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError("a whole number is below 1.8e308, as every number is that others can read")
 
 # %% ../../nbs/security/06_chain.ipynb #chs11
 GENESIS = "0" * 64
@@ -93,10 +95,10 @@ def link(
 Row = Sequence[Any]  # seq, ts, then kind, subject, body, context, prev, hash as bytes
 
 
-def entry_of(
+def as_linked(
     row: Row,  # as it lies in the database
-) -> Entry:  # its contents agree with its hash
-    """Decode one row and check it against its own hash."""
+) -> tuple[int, int, str, str | None, str, str, str, str]:  # the same as text; its hash is its own
+    """Check a row against its own hash, whatever its texts say."""
     seq, ts = row[0], row[1]
     try:
         kind, body, context, prev, found = (row[i].decode() for i in (2, 4, 5, 6, 7))
@@ -107,6 +109,14 @@ def entry_of(
     if told != found:
         why = f"the row was changed: says {found[:12]}…, holds {told[:12]}…"
         raise IntegrityError(f"ledger entry {seq}: hash differs, {why}")
+    return seq, ts, kind, subject, body, context, prev, found
+
+
+def entry_of(
+    row: Row,  # as it lies in the database
+) -> Entry:  # its contents agree with its hash
+    """Decode one row and check it against its own hash."""
+    seq, ts, kind, subject, body, context, prev, found = as_linked(row)
     what, whose = _mapping(seq, body), _mapping(seq, context)
     if what.get("subject") != subject:
         raise IntegrityError(
@@ -133,16 +143,22 @@ def as_spelled(
     row: Row,  # that it was read from
 ) -> Entry:  # the same; IntegrityError when body or context is not in its one spelling
     """Refuse a text in which two readers could see two things."""
-    for name, told, text in (("body", entry.body, row[4]), ("context", entry.context, row[5])):
-        try:
-            same = _ENCODE(told) == text.decode()
-        except (ValueError, RecursionError):
-            same = False
-        if not same:
-            raise IntegrityError(
-                f"ledger entry {entry.seq}: its {name} is not in canonical spelling, it was not written by the ledger"
-            )
+    for name, text, same in (("body", row[4], _same), ("context", row[5], _same_again)):
+        if not same(text):
+            why = f"its {name} is not in canonical spelling, it was not written by the ledger"
+            raise IntegrityError(f"ledger entry {entry.seq}: {why}")
     return entry
+
+
+def _same(text: bytes) -> bool:
+    """Whether a text is what its own contents are spelled like."""
+    try:
+        return _ENCODE(json.loads(text)).encode() == text
+    except (ValueError, RecursionError):
+        return False
+
+
+_same_again = lru_cache(maxsize=256)(_same)  # one context stands on thousands of lines
 
 # %% ../../nbs/security/06_chain.ipynb #chs16
 @dataclass(frozen=True)

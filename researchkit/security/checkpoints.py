@@ -23,7 +23,7 @@ from researchkit.security.note import (
     sign_note,
     split_note,
 )
-from .shelves import Shelf, add, last_entry, leaves
+from .shelves import Shelf, add, last_link, leaves
 from .signing import Signer
 
 # %% auto #0
@@ -99,7 +99,9 @@ def kept_mark(
         why = "somebody else put it there; nothing is signed until an administrator has removed it"
         raise IntegrityError(f"the kept checkpoint of entry {seq} is none: {e}; {why}") from None
     if mark.size != seq:
-        raise IntegrityError(f"the kept checkpoint of entry {seq} is one of entry {mark.size}: it was put there")
+        raise IntegrityError(
+            f"the kept checkpoint of entry {seq} is one of entry {mark.size}: it was put there"
+        )
     return mark
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt082
@@ -128,26 +130,26 @@ def sign_head(
     signer: Signer,
 ) -> tuple[int, str]:  # entries that it covers, and the note
     """Sign the head of the ledger and keep the note; a head that was signed is not signed again."""
-    head = shelf.read(lambda c: last_entry(c, shelf.dialect))
-    if head is None:
+    if (head := shelf.read(lambda c: last_link(c, shelf.dialect))) is None:
         raise ValueError(f"ledger {shelf.name} has no entry yet, so there is nothing to sign")
+    size = head[0]
     keys, nodes = keys_of(signer), list[Node]()
-    root = sound_tree(shelf, keys, nodes).grow(head.seq)
-    if (known := note_at(shelf, head.seq)) is None:
-        mark = Checkpoint(name_of(signer), head.seq, root)
+    root = sound_tree(shelf, keys, nodes).grow(size)
+    if (known := note_at(shelf, size)) is None:
+        mark = Checkpoint(name_of(signer), size, root)
         note = sign_note(mark.text, mark.origin, signer)
 
         def keep(connection: sa.Connection) -> None:
             """Write down the note and what the tree has learnt."""
             add(connection, shelf.dialect, "nodes", nodes)
-            add(connection, shelf.dialect, "checkpoints", [(head.seq, note)])
+            add(connection, shelf.dialect, "checkpoints", [(size, note)])
 
         shelf.write(keep, site="checkpoint", there=lambda _connection, _made: False)
-        known = note_at(shelf, head.seq) or note
-    if kept_mark(head.seq, known, keys).root != root:
-        named = f"ledger entries 1 to {head.seq}"
+        known = note_at(shelf, size) or note
+    if kept_mark(size, known, keys).root != root:
+        named = f"ledger entries 1 to {size}"
         raise IntegrityError(f"{named}: not what was signed, history was rewritten; nothing is signed")
-    return head.seq, known
+    return size, known
 
 # %% ../../nbs/security/42_checkpoints.ipynb #cpt12
 def _with(text: str, lines: Sequence[str]) -> str:

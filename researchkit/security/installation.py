@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ..errors import IntegrityError, WorkspaceError
-from .postgresql import POSTGRES, SCHEMA, connect, server_of
+from .postgresql import SCHEMA, connect, server_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -33,7 +33,7 @@ TABLES: Mapping[str, str] = {
         PRIMARY KEY (level, place)""",
     "revision": "number text PRIMARY KEY",
 }
-_WHO = "((context)::jsonb #>> '{principal,name}'::text[])"  # POSTGRES.who, as the server spells it
+_WHO = "((context)::jsonb #>> '{principal,name}'::text[])"  # what questions ask, as the server spells it
 INDEXES: Mapping[str, str] = {
     f"entries_{name}": f"CREATE INDEX entries_{name} ON {SCHEMA}.entries USING btree ({what}, seq)"
     for name, what in {
@@ -300,7 +300,9 @@ def _check_indexes(connection: sa.Connection, name: str) -> None:
     there = {row[0]: (row[1], row[2]) for row in connection.exec_driver_sql(query)}
     for index, text in ({**INDEXES, **KEYS}).items():
         if there.get(index) != (text, True):
-            raise IntegrityError(f"ledger {name}: index {index} was removed or replaced, so lines could be hidden")
+            raise IntegrityError(
+                f"ledger {name}: index {index} was removed or replaced, so lines could be hidden"
+            )
 
 
 def _indexes(connection: sa.Connection) -> list[str]:

@@ -168,7 +168,9 @@ class _Living:
 
     def names(self) -> list[str]:
         """The names of all data keys, sorted; not of one that was destroyed and put back."""
-        return [name for name in self._envelopes.names() if name not in self.destroyed()]
+        found = self._envelopes.names()
+        ended = self.destroyed() if found else {}
+        return [name for name in found if name not in ended]
 
     def exists(self, name: str) -> bool:
         """Say whether there is a file; it may still be unreadable."""
@@ -187,7 +189,9 @@ class _Living:
 
     def destroyed(self) -> dict[str, int]:
         """When each destroyed key ended."""
-        return {path.stem: _ended(path) for path in sorted((self.folder / "destroyed").glob("*.json"))}
+        tombstones = self.folder / "destroyed"
+        present(tombstones / "any.json")  # which says so where they cannot be seen
+        return {path.stem: _ended(path) for path in sorted(tombstones.glob("*.json"))}
 
     def _must_live(self, name: str) -> None:
         """Refuse a key that was destroyed."""

@@ -19,7 +19,7 @@ from .audit import LedgerReport, signed_before, verify
 from .chain import GENESIS, Entry, canonical, link
 from .checkpoints import Signed, Witness, hand_over, keys_of, notes, sign_head, tree_of
 from .merkle import Tree
-from .shelves import Shelf, SqliteShelf, add, ask, last_entry, leaves, question
+from .shelves import Shelf, SqliteShelf, add, ask, last_entry, last_link, leaves, question
 from .signing import Signer
 from ..settings import address_of, database_of, file_option
 
@@ -68,8 +68,7 @@ def _append(
 
     def work(connection: sa.Connection) -> list[tuple[Any, ...]]:
         """Number, date, link and insert the rows."""
-        last = last_entry(connection, shelf.dialect)
-        seq, prev = (0, GENESIS) if last is None else (last.seq, last.hash)
+        seq, prev = last_link(connection, shelf.dialect) or (0, GENESIS)
         rows: list[tuple[Any, ...]] = []
         for kind, about, body in lines:
             row = (seq + 1, clock(), kind, about, body, context, prev)

@@ -318,4 +318,6 @@ class Tree:
             same = known.get(old, before) == before and known.get(new, after) == after
             if same and check_consistency(old, new, path, before, after):
                 return path
-        raise IntegrityError(f"leaves 1 to {new} do not lead to the root that is known: history was rewritten")
+        raise IntegrityError(
+            f"leaves 1 to {new} do not lead to the root that is known: history was rewritten"
+        )

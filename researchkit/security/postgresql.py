@@ -214,7 +214,9 @@ class PostgresShelf:
             if not made or unknown in str(e):
                 raise
             words = str(e).removesuffix("; nothing was done")
-            raise WorkspaceError(f"ledger {self.name}: {words}; not known whether it is written: {unknown}") from None
+            raise WorkspaceError(
+                f"ledger {self.name}: {words}; not known whether it is written: {unknown}"
+            ) from None
         reached(site, "after")
         return result
 
@@ -241,8 +243,8 @@ def _as_installed(connection: sa.Connection, name: str) -> None:
         OR has_any_column_privilege(oid, 'UPDATE') OR pg_has_role(relowner, 'MEMBER'))
         FROM pg_class WHERE relnamespace = '{SCHEMA}'::regnamespace AND relname IN ({", ".join(f"'{t}'" for t in TABLES)})"""
     who, mighty = connection.exec_driver_sql(query).one()
+    why = "the ledger is opened by a user who may only read and add"
     if mighty:
-        why = "the ledger is opened by a user who may only read and add"
         raise AccessDenied(f"ledger {name}: user '{who}' may change what is there; {why}")
     if powers := list(connection.exec_driver_sql(_POWERS).scalars()):
         undo = "an administrator takes that back with `researchkit ledger install`"

@@ -15,12 +15,13 @@ import sqlalchemy as sa
 
 from ..errors import AccessDenied, IntegrityError, WorkspaceError
 from . import migrations
-from .chain import Entry, Row, entry_of
+from .chain import Entry, Row, as_linked, entry_of
 from .database import migrate, writing
 from .durable import reached
 
 # %% auto #0
-__all__ = ['TEXTS', 'SQLITE', 'plain_words', 'Dialect', 'question', 'Shelf', 'ask', 'last_entry', 'add', 'leaves', 'SqliteShelf']
+__all__ = ['TEXTS', 'SQLITE', 'plain_words', 'Dialect', 'question', 'Shelf', 'ask', 'last_entry', 'last_link', 'add', 'leaves',
+           'SqliteShelf']
 
 # %% ../../nbs/security/40_shelves.ipynb #shl06
 @contextmanager
@@ -158,6 +159,18 @@ def last_entry(connection: sa.Connection, dialect: Dialect) -> Entry | None:
     """The head of the chain, checked against its own hash."""
     row = connection.exec_driver_sql(f"{dialect.select} ORDER BY seq DESC LIMIT 1").first()
     return None if row is None else entry_of(row)
+
+
+def last_link(
+    connection: sa.Connection,
+    dialect: Dialect,
+) -> tuple[int, str] | None:  # number and hash
+    """What the next entry is tied to: the head of the chain, whatever it says."""
+    row = connection.exec_driver_sql(f"{dialect.select} ORDER BY seq DESC LIMIT 1").first()
+    if row is None:
+        return None
+    seq, *_, found = as_linked(row)
+    return seq, found
 
 
 def add(connection: sa.Connection, dialect: Dialect, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from researchkit.operations import airgap as room
+from researchkit.operations import captivity
 from researchkit.operations.airgap import AirgapReport, airgap, way_in
 from researchkit.operations.captivity import Ear, plant, planted
 
@@ -93,8 +97,111 @@ def test_an_ear_that_hears_nothing_is_found_out() -> None:
             self.heard: list[tuple[str, str, str]] = []
 
     env: Mapping[str, str] = os.environ
-    missing = plant(Deaf(), six=True, environ=env, patience=0.2)
-    assert len(missing) == len(planted("", six=True))
+    missing, _ = plant(Deaf(), 9999, six=True, environ=env, patience=0.2)
+    assert len(missing) == len(planted("", 9999, six=True))
+
+
+def test_whoever_it_is_is_heard_as_long_as_it_lives() -> None:
+    """A name whose fifteenth byte is half a letter, and a child of a session of its own that outlives the program."""
+    code = (
+        "import ctypes, os, socket, time\n"
+        "ctypes.CDLL(None).prctl(15, 'üüüüüüüü'.encode(), 0, 0, 0)\n"
+        "say = lambda port: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('203.0.113.9', port))\n"
+        "for port in (5000, 5001): say(port); time.sleep(0.1)\n"
+        "if os.fork() == 0: os.setsid(); time.sleep(0.5); say(5002)\n"
+    )
+    report = airgap([sys.executable, "-I", "-S", "-c", code], timeout=60)
+    assert {("udp", f"203.0.113.9:{port}") for port in (5000, 5001, 5002)} <= heard(report), str(report)
+    assert (report.void, report.ok) == ("", False)
+
+
+def test_who_goes_on_and_on_makes_the_result_void() -> None:
+    report = airgap(["sh", "-c", "setsid sleep 61 >/dev/null 2>&1 & sleep 0.2"], linger=0.2)
+    assert "sleep (" in report.void
+    assert "went on when the program had ended" in report.void
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "sleep 61" not in running.splitlines()
+
+
+def test_nobody_outside_can_be_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither where the program works nor elsewhere; and the rights to uncover it are gone."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with contextlib.ExitStack() as outside:
+        for place in ("here", "there"):
+            server = outside.enter_context(socket.socket(socket.AF_UNIX))
+            monkeypatch.chdir(tmp_path / place)  # a short name: the kernel takes 107 bytes
+            server.bind("helper.sock" if len(str(tmp_path)) > 80 else str(tmp_path / place / "helper.sock"))
+            server.listen()
+        monkeypatch.chdir(tmp_path / "here")
+        code = (
+            "import os, socket, subprocess\n"
+            "for path in ('helper.sock', '../there/helper.sock'):\n"
+            " made = socket.socket(socket.AF_UNIX)\n"
+            " try: made.connect(path); os._exit(7)\n"
+            " except OSError: pass\n"
+            "open('kept', 'w').write('x')\n"
+            "if os.geteuid() == 0: os._exit(8 * (subprocess.call(['umount', '/run'], stderr=-3) == 0))\n"
+        )
+        report = airgap([sys.executable, "-I", "-S", "-c", code], timeout=60)
+    assert (report.ok, report.in_reach) == (True, ()), (str(report), report.log)
+    assert "none that was known stayed in reach" in str(report)
+    assert Path("kept").exists()
+
+
+def test_the_ear_writes_down_first_and_says_when_it_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = Ear.__new__(Ear)
+    ear.heard, ear.failed, ear.dropped = [], "", 0
+    packet = bytes([0x45]) + bytes(8) + bytes([17]) + bytes(6) + bytes([198, 51, 100, 7]) + bytes(8)
+
+    class Wire:
+        def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int, int]]:
+            return packet, ("rkair0", 0x0800, 4)
+
+    def gone(packet: object) -> str:
+        raise ProcessLookupError("gone")
+
+    monkeypatch.setattr(captivity, "owner", gone)
+    ear._socket = Wire()  # type: ignore[assignment]
+    ear._listen()
+    assert ear.heard == [("udp", "198.51.100.7:0", "not known")]
+    assert ear.failed == "the ear died of ProcessLookupError: gone"
+    assert "the ear died" in captivity._why_void(ear, [], [])
+
+
+def test_an_ear_that_goes_deaf_while_the_program_runs_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Quiet:
+        heard: tuple[tuple[str, str, str], ...] = ()
+        failed = ""
+
+        def lost(self) -> int:
+            return 0
+
+    plantings = iter((([], "first"), (["udp 198.51.100.7:9998"], "second")))
+    stubs: dict[str, Any] = {
+        "connect_to_nothing": lambda: ("", False),
+        "seclude": lambda *_: ("", []),
+        "Ear": lambda device: Quiet(),
+        "plant": lambda *_, **__: next(plantings),
+        "give_up_rights": lambda: None,
+        "_run": lambda *_: 0,
+        "left_over": lambda patience: [],
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(captivity, name, stub)
+    order = {
+        "command": ["true"],
+        "scratch": str(tmp_path),
+        "timeout": 1,
+        "linger": 0,
+        "sockets": [],
+        "outside": "",
+    }
+    told = captivity.captive(order)
+    assert told["void"].startswith("attempts of our own were not seen after the program had ended: udp")
 
 
 def test_a_result_without_the_tools_is_void(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,7 +222,7 @@ def test_somebody_without_rights_makes_his_own() -> None:
         pytest.skip("only root can give its rights away")
     code = (
         "from researchkit.operations.airgap import airgap, way_in\n"
-        "print(way_in()[0][1:], airgap(['true']), sep='|')"
+        "print(way_in()[0][1], airgap(['true']), sep='|')"
     )
     words = [
         setpriv,
@@ -128,7 +235,7 @@ def test_somebody_without_rights_makes_his_own() -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if NOWHERE in done.stdout:
         pytest.skip("user namespaces are not allowed here")
-    assert done.stdout.startswith("('-rnm',)|no outbound attempt"), (done.stdout, done.stderr)
+    assert done.stdout.startswith("-rnm|no outbound attempt"), (done.stdout, done.stderr)
 
 
 def test_where_neither_way_works_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def sha256(root: Path) -> str:
 TRIED = {  # with --json, below; `test_bad_input` counts them among all commands
     "doctor", "data_versions", "data_retain", "data_hold", "data_release", "secret_put", "secret_ls", "keys_ls",
     "keys_create", "keys_rotate", "keys_rewrap", "keys_destroy", "ledger_checkpoint", "ledger_export",
-    "ledger_install", "witness_key", "witness_trust",
+    "ledger_install", "witness_key", "witness_trust", "witness_distrust",
 }  # fmt: skip
 
 
@@ -204,6 +204,10 @@ def test_a_witness_is_set_up_without_a_workspace(tmp_path: Path) -> None:
     assert said("witness", "trust", folder) == []
     assert said("witness", "trust", folder, "researchkit/ledger/0", "ab" * 32)[0]["public keys"] == "ab" * 32
     assert "give both" in refused("witness", "trust", folder, "researchkit/ledger/0")
+    said("witness", "trust", folder, "researchkit/ledger/0", "cd" * 32)
+    left = said("witness", "distrust", folder, "researchkit/ledger/0", "ab" * 32)
+    assert left == [{"origin": "researchkit/ledger/0", "public keys": "cd" * 32}]
+    assert "no trusted key" in refused("witness", "distrust", folder, "researchkit/ledger/0", "ab" * 32)
     pem = tmp_path / "some.pem"
     pem.touch()
     served = ("witness", "serve", tmp_path, "--certificate", pem, "--key", pem)

@@ -16,16 +16,20 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from postgresql import PostgreSQL
 from tls import Authority
 
 from researchkit.context import Context, Principal
 from researchkit.errors import AccessDenied, IntegrityError, SecretUnavailable, WorkspaceError
+from researchkit.security import postgresql as client
 from researchkit.security.chain import GENESIS, canonical, link
 from researchkit.security.installation import OWNER, REVISION, TABLES, install
 from researchkit.security.ledger import Entry, Ledger, open_ledger
+from researchkit.security.note import origin_of
 from researchkit.security.postgresql import SCHEMA, PostgresShelf
 from researchkit.security.secret import Secret
+from researchkit.security.shelves import question
 from researchkit.security.signing import signer_of
 from researchkit.settings import read
 
@@ -374,7 +378,7 @@ def test_a_stolen_password_puts_no_nonsense_on_the_chain(
 ) -> None:
     last = forever.open().head()
     assert last is not None
-    line: list[Any] = [21, 5, "read", "run:1", '{"subject":"run:1"}', "{}", last.hash]
+    line: list[Any] = [21, 5, "read", "run:1", '{"subject":"run:1"}', canonical(WHO.line()), last.hash]
     line.append(link(*line))
     for place, value in change.items():
         line[place] = value
@@ -535,3 +539,160 @@ def test_an_index_that_hides_entries_is_seen(twenty: Books) -> None:
     twenty.server.control("start")
     with pytest.raises((IntegrityError, WorkspaceError), match=r"damaged|invalid page|index"):
         twenty.open().verify()
+
+
+# --- a stolen writer ---
+
+
+def as_writer(books: Books, statement: str, *values: object) -> None:
+    """Do something with the writer's password, and without the ledger."""
+    who = {k: v.reveal() for k, v in WRITER.items()}
+    with books.server.connect(books.name, **who) as connection:
+        connection.execute(f"SET search_path = {SCHEMA}")
+        connection.execute(statement, values)
+
+
+@pytest.mark.parametrize(
+    ("subject", "body", "context"),
+    [
+        ("5", '{"subject":5}', None),
+        (None, "[]", None),
+        (None, "{}", "nope"),
+        (None, "{}", "[]"),
+        (None, "{}", "{}"),
+        (None, '{"a":' + "9" * 5000 + "}", None),
+        (None, '{"a":' + "[" * 5000 + "]" * 5000 + "}", None),
+        (None, '{"a":"' + "x" * (1 << 20) + '"}', None),
+    ],
+)
+def test_no_insert_stops_the_ledger_on_a_server(
+    forever: Books, subject: str | None, body: str, context: str | None
+) -> None:
+    head = forever.open().head()
+    assert head is not None
+    line = (head.seq + 1, 5, "read", subject, body, context or canonical(WHO.line()), head.hash)
+    with pytest.raises((psycopg.IntegrityError, psycopg.DataError)):
+        as_writer(forever, f"INSERT INTO entries VALUES ({', '.join(['%s'] * 8)})", *line, link(*line))
+    assert forever.open().head() == head
+
+
+def test_nothing_is_planted_ahead_and_no_unsigned_note_is_believed(twenty: Books) -> None:
+    def note(seq: int) -> str:
+        return f"{origin_of(SIGNER.public_hex)}\n{seq}\n{'A' * 43}=\n\n— nobody {'A' * 90}==\n"
+
+    for statement, *values in (
+        ("INSERT INTO checkpoints VALUES (9000000000, %s)", note(9_000_000_000)),
+        ("INSERT INTO checkpoints VALUES (20, 'hello')",),
+        ("INSERT INTO checkpoints VALUES (20, %s)", note(19)),
+        ("INSERT INTO cosignatures VALUES (10, 'junk')",),
+        ("INSERT INTO cosignatures VALUES (11, %s)", "— office AAAA\n"),
+        ("INSERT INTO nodes VALUES (8, 0, %s)", bytes(32)),
+        ("INSERT INTO nodes VALUES (3, 0, %s)", bytes(32)),
+    ):
+        with pytest.raises(psycopg.IntegrityError):
+            as_writer(twenty, statement, *values)
+    as_writer(twenty, "INSERT INTO checkpoints VALUES (20, %s)", note(20))
+    for more in range(2):
+        with pytest.raises(IntegrityError, match=r"kept checkpoint of entry 20 is none.*nothing is signed"):
+            twenty.open().checkpoint()
+        twenty.open().append("read", {"more": more}, WHO)
+
+
+@pytest.mark.parametrize(
+    ("grant", "take", "words"),
+    [
+        (
+            "GRANT pg_write_server_files TO writer",
+            "REVOKE pg_write_server_files FROM writer",
+            "is a member of",
+        ),
+        ("ALTER ROLE writer CREATEROLE", "ALTER ROLE writer NOCREATEROLE", "may create roles"),
+        (
+            "ALTER ROLE writer CREATEDB BYPASSRLS",
+            "ALTER ROLE writer NOCREATEDB NOBYPASSRLS",
+            "and passes by row",
+        ),
+    ],
+)
+def test_a_writer_that_could_become_more_is_refused(books: Books, grant: str, take: str, words: str) -> None:
+    open_before = books.open()
+    try:
+        books.server.run(grant)
+        with pytest.raises(AccessDenied, match=words):
+            books.open()
+        with pytest.raises(AccessDenied, match=words):
+            open_before.verify()
+        assert "found as it was" in install(books.url, books.server.admin, WRITER)  # which takes it back
+        assert books.open().verify().entries == 0
+    finally:
+        books.server.run(take)
+
+
+@pytest.mark.parametrize("fault", ["sealed", "held"])
+def test_a_commit_without_an_answer_is_never_called_nothing(
+    books: Books, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    state: dict[str, Any] = {}
+
+    def credentials() -> Mapping[str, Secret]:
+        if state.get("sealed"):
+            raise SecretUnavailable("the Vault is sealed")
+        return WRITER
+
+    ledger = Ledger(books.url, SIGNER, credentials=credentials)
+    ledger.append("read", {"i": 0}, WHO)
+    shelf = ledger._shelf
+    assert isinstance(shelf, PostgresShelf)
+    shelf.patience = 0.5
+    cut = Cut(ledger, after=True)
+
+    def commit(connection: Any) -> None:
+        try:
+            cut(connection)
+        finally:
+            if fault == "sealed":
+                state["sealed"] = True
+            elif "held" not in state:
+                state["held"] = books.server.connect(books.name)
+                state["held"].execute(f"SELECT pg_advisory_lock({client._PLACE})")
+
+    monkeypatch.setattr(cut.dialect, "do_commit", commit)
+    monkeypatch.setitem(client._SESSION, "lock_timeout", "200ms")  # type: ignore[arg-type]
+    with pytest.raises(WorkspaceError, match="it may be on the ledger or not") as told:
+        ledger.append("read", {"i": 1}, WHO)
+    assert "nothing was done" not in str(told.value)
+    state.pop("sealed", None)
+    if "held" in state:
+        state["held"].close()
+    assert [e.body["i"] for e in books.open().entries()] == [0, 1]
+
+
+def test_an_index_is_as_installed_and_what_was_not_compared_is_said(twenty: Books) -> None:
+    twenty.server.run("DROP EXTENSION IF EXISTS amcheck", twenty.name)
+    assert "indexes were not compared with their tables" in str(twenty.open().verify())
+    twenty.server.run("DROP INDEX researchkit.entries_subject", twenty.name)
+    with pytest.raises(IntegrityError, match="index entries_subject was removed or replaced"):
+        twenty.open().verify()
+
+
+@pytest.mark.parametrize(
+    ("given", "index"),
+    [
+        ({"kind": "read", "who": "quant7"}, "entries_kind_who"),
+        ({"who": "quant7", "since": 5}, "entries_who"),
+        ({"kind": "read", "since": 5}, "entries_kind"),
+    ],
+)
+def test_questions_on_a_server_use_the_indexes(forever: Books, given: dict[str, Any], index: str) -> None:
+    shelf = forever.open()._shelf
+    text, values = question(shelf.dialect, given, {}, 5)
+
+    def plan(connection: sa.Connection) -> str:
+        for way in ("seqscan", "sort", "bitmapscan"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        return "\n".join(connection.execute(sa.text(f"EXPLAIN {text}"), values).scalars())
+
+    found = shelf.read(plan)
+    assert f"{index} on entries" in found or "entries_pkey on entries" in found, found
+    assert "kind" not in given or "who" not in given or index in found, found
+    assert "since" not in given or "seq >= $" in found or "seq >= (Init" in found, found

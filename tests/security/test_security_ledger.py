@@ -321,4 +321,4 @@ def test_questions_use_the_indexes(path: Path) -> None:
         with sqlite3.connect(path) as db:
             plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", given))
         db.close()
-        assert "USING INDEX entries_" in plan, plan
+        assert "INDEX entries_" in plan, plan
