@@ -121,7 +121,9 @@ class Custody:
     def _must_lie(self, found: RawObject) -> None:
         """Raise `IntegrityError` for an object whose bytes are not there."""
         if self._store.stat(found.path, found.store_version) is None:
-            raise IntegrityError(f"{found.name}: its object {found.path} is missing: restore it from a backup")
+            raise IntegrityError(
+                f"{found.name}: its object {found.path} is missing: restore it from a backup"
+            )
 
     def _ask(self, action: str, found: RawObject, *, context: Context, **facts: bool) -> None:
         """Ask policy about the table that the object belongs to."""

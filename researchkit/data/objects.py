@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from .digests import CHUNK, PIECE, CheckedReader, Digest, HashingReader, Remembering, remembered
+from researchkit.data.digests import (
+    CHUNK,
+    PIECE,
+    CheckedReader,
+    Digest,
+    HashingReader,
+    Remembering,
+    remembered,
+)
 from .store import Store, Stored, day
 from ..errors import IntegrityError, ResearchKitError, SecretUnavailable
 from ..security.durable import sha256_of

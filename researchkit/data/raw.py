@@ -246,7 +246,9 @@ class RawKeeper(RawOpener):
         finding = self._objects.check(known, without_keys=True)
         if finding.ok:
             return
-        if announced(self._door.ledger, known.sha256) and not self.store.stat(known.path, known.store_version):
+        if announced(self._door.ledger, known.sha256) and not self.store.stat(
+            known.path, known.store_version
+        ):
             words = "its deletion was begun and not written down: delete it again"
             raise AccessDenied(f"{known.name}: {words}; what was deleted does not come back")
         remedy = f"restore {known.path} from a backup, it must have SHA-256 {known.cipher_sha256}"

@@ -55,7 +55,9 @@ class Report:
         began = f", {self.earlier} more in a check that was interrupted" if self.earlier else ""
         said = [f"{self.objects} objects with {self.bytes:,} bytes were read{began}"]
         if self.unread:
-            said.append(f"of {self.unread} only the ciphertext: keys were destroyed on record, or not asked for")
+            said.append(
+                f"of {self.unread} only the ciphertext: keys were destroyed on record, or not asked for"
+            )
         if self.ledger not in (None, self.listed):
             said.append(f"the ledger knows of {self.ledger} and the register of {self.listed}")
         if not self.complete:

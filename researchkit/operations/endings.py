@@ -97,7 +97,9 @@ class _Ending:
 
 def _endings(ws: Workspace) -> tuple[list[_Ending], list[Link]]:
     """Read every end of a licence that the ledger knows, and say which lists are not what they were."""
-    over = {e.subject: int(e.body["begun"]) for e in lines(ws, ENDED)}  # the last list covers the earlier ones
+    over = {
+        e.subject: int(e.body["begun"]) for e in lines(ws, ENDED)
+    }  # the last list covers the earlier ones
     found, broken = [], []
     for line in lines(ws, BEGUN):
         licence = str(line.subject).partition(":")[2]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from researchkit.settings import Settings
 
 # %% auto #0
-__all__ = ['Line', 'table', 'Reading', 'Ledger', 'open_ledger', 'Entry', 'LedgerReport', 'Signed', 'canonical', 'read_checkpoint']
+__all__ = ['Line', 'table', 'Reading', 'Ledger', 'open_ledger', 'Entry', 'LedgerReport', 'Signed', 'canonical']
 
 # %% ../../nbs/security/07_ledger.ipynb #led181
 _all_ = [
@@ -39,7 +39,6 @@ _all_ = [
     "LedgerReport",
     "Signed",
     "canonical",
-    "read_checkpoint",
 ]  # defined elsewhere, at home here too
 
 Line = tuple[str, Mapping[str, Any], str | None]  # kind, body, subject

@@ -248,6 +248,6 @@ def add_signature(
     line: str,  # from `cosign`, or a witness's answer
 ) -> str:  # the note with one more line, or the same where it stands there already
     """Put a signature line under a note."""
-    text, signatures = split_note(note)
+    _, signatures = split_note(note)
     fresh = [s for s in read_signatures(line) if s not in signatures]
     return note + "".join(s.line for s in fresh)

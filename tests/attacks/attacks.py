@@ -238,6 +238,31 @@ ATTACKS: tuple[Attack, ...] = (
         "the archive refuses it, and does not repeat it",
     ),
     Attack(
+        "another question for policy", "embedded",
+        f"{D}_raw_doubts.py::test_the_caller_does_not_choose_which_question_policy_is_asked",
+        "a role that may do something else with every table", "no object is opened under the name of that something",
+    ),
+    Attack(
+        "a forged tree that others shall sign", "embedded",
+        f"{S}_ledger_planted.py::test_an_unsigned_note_and_planted_nodes_get_nothing_signed",
+        "leave to add rows to the ledger's tables, and no key", "neither the ledger nor the witness signs it",
+    ),
+    Attack(
+        "a forged tree that others shall sign", "site",
+        f"{S}_ledger_postgresql.py::test_nothing_is_planted_ahead_and_no_unsigned_note_is_believed",
+        "the password of the ledger's writer", "the server refuses the rows, and what is unsigned is not believed",
+    ),
+    Attack(
+        "one row that stops the ledger", "site",
+        f"{S}_ledger_postgresql.py::test_no_insert_stops_the_ledger_on_a_server",
+        "the password of the ledger's writer", "the server refuses the row, or appending goes on beside it",
+    ),
+    Attack(
+        "a line that no index finds", "embedded",
+        f"{S}_ledger_planted.py::test_a_row_that_no_index_finds_is_a_damaged_row",
+        "leave to add rows to the ledger's file", "it is a damaged row wherever it is read",
+    ),
+    Attack(
         "killed at every durable instant", "embedded", f"{F}_killing_vault.py::test_killed_in_the_embedded_tier",
         "kill -9 before and after each durable step of put, append, checkpoint, secret, hold, rotation, destruction",
         "nothing acknowledged is lost, nothing is half there, the chain holds, and a rerun finishes",

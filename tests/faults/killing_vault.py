@@ -85,10 +85,19 @@ def work(root: str, acks: str, script: list[Step]) -> int:
     return len(script)
 
 
+def _over(ws: Vaulted, seed: int, size: int) -> bool:
+    """Whether an earlier attempt deleted an object, or destroyed its key."""
+    if (known := ws.raw.find(sha256_of(seed, size))) is None:
+        return False
+    if known.deleted_ns is not None or known.key_name in ws.keys.destroyed():
+        return True
+    begun = ws.ledger.entries(kind="delete", subject=f"raw:{known.sha256}")
+    return bool(begun) and ws.raw.store.stat(known.path, known.store_version) is None
+
+
 def _put(ws: Vaulted, name: str, seed: int, size: int, key: str = "own") -> str:
-    known = ws.raw.find(sha256_of(seed, size))
-    if known is not None and known.deleted_ns is not None:  # in an earlier attempt
-        return str(known.sha256)
+    if _over(ws, seed, size):
+        return sha256_of(seed, size)
     return str(ws.raw.put(content(seed, size), name=name, key=key, table=TABLE, context=ME).sha256)
 
 
@@ -116,12 +125,13 @@ def _key(ws: Vaulted, name: str) -> str:
 
 def _retain(ws: Vaulted, seed: int, size: int, until_ns: int) -> int:
     until = datetime.fromtimestamp(until_ns // 10**9, UTC)
-    ws.raw.retain(sha256_of(seed, size), until, context=ME)
+    if not _over(ws, seed, size):
+        ws.raw.retain(sha256_of(seed, size), until, context=ME)
     return until_ns
 
 
 def _hold(ws: Vaulted, seed: int, size: int, on: bool) -> bool:
-    if ws.raw.find(sha256_of(seed, size)).deleted_ns is None:  # else in an earlier attempt
+    if not _over(ws, seed, size):
         ws.raw.hold(sha256_of(seed, size), on, "a court asks", context=ME)
     return on
 
