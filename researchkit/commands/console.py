@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json as _json
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['HELP', 'WorkspaceOption', 'JsonOption', 'LastOption', 'RowsOption', 'AfterOption', 'YesOption', 'plain', 'cell',
-           'moment', 'as_rows', 'say_json', 'say', 'noun', 'opened', 'confirmed', 'hidden', 'sentence']
+           'moment', 'as_rows', 'say_json', 'say', 'noun', 'opened', 'confirmed', 'hidden', 'sentence', 'unlocked']
 
 # %% ../../nbs/commands/01_console.ipynb #con06
 def plain(
@@ -130,8 +131,10 @@ def opened(
 
     root = find_workspace(workspace)
     if not make and not (root / "VERSION").exists():
+        below = root / "workspace"
+        there = f"; there is one at {below}: name it with --workspace" if (below / "VERSION").exists() else ""
         raise WorkspaceError(
-            f"there is no workspace at {root}: make one with `researchkit init` or `researchkit demo`"
+            f"there is no workspace at {root}{there or ': make one with `researchkit init` or `researchkit demo`'}"
         )
     return open_workspace(root)
 
@@ -183,3 +186,39 @@ def sentence(
         if isinstance(error, DBAPIError):
             return f"database: {error.orig}"
     return None
+
+# %% ../../nbs/commands/01_console.ipynb #con20b
+def unlocked(
+    ws: Workspace,
+) -> Workspace:  # the same; SecretUnavailable when its keys stay closed
+    """Ask for the passphrase of the keys now, where there is one, and hand it on to processes started later."""
+    from researchkit.security.master import Master
+    from researchkit.security.passphrase import find_passphrase, given_passphrase, hand_on
+    from researchkit.settings import address_of, path_of
+
+    if address_of(ws.settings, "secrets_url").scheme != "file":
+        return ws
+    folder = path_of(ws.settings, "secrets_url")
+    if not Master(folder).protected:
+        return ws
+    if given_passphrase() is not None or not sys.stdin.isatty():
+        Master(folder).aead()
+        return ws
+    typed = _asked(find_passphrase, lambda secret: Master(folder, lambda: secret).aead())
+    os.environ["RESEARCHKIT_PASSPHRASE_FILE"] = hand_on(typed)
+    return ws
+
+
+def _asked(ask: Callable[[], Secret], fits: Callable[[Secret], object], tries: int = 3) -> Secret:
+    """Ask until it fits, or the last refusal stands."""
+    from researchkit.errors import SecretUnavailable
+
+    typed = ask()
+    try:
+        fits(typed)
+    except SecretUnavailable as e:
+        if tries == 1:
+            raise
+        typer.echo(f"{e}; try again", err=True)
+        return _asked(ask, fits, tries - 1)
+    return typed

@@ -107,7 +107,10 @@ def data_verify(
     workers: Annotated[int, typer.Option(help="How many objects at a time.", min=1)] = 2,
     resume: Annotated[bool, typer.Option(help="Go on with a check that was interrupted.")] = True,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="The ciphertext is enough, for a copy that nobody here may read.")
+        bool,
+        typer.Option(
+            "--without-keys", help="The ciphertext is enough, for a copy that nobody here may read."
+        ),
     ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -123,15 +126,20 @@ def data_verify(
     where = "WHERE deleted_ns IS NULL" + (" AND table_name = :t" if table else "")
     row = ws.registry.one(f"SELECT COUNT(*) AS n FROM raw_objects {where}", **({"t": table} if table else {}))
     read, of = count(1), 0 if row is None else int(row["n"])
-    with progress_line("raw objects", quiet=json or not sys.stderr.isatty()) as tick:
-        report = rehash(
-            ws._raw,
-            table=table,
-            workers=workers,
-            resume=resume,
-            without_keys=without_keys,
-            progress=lambda *_: tick(next(read), of),
-        )
+    try:
+        with progress_line("raw objects", quiet=json or not sys.stderr.isatty()) as tick:
+            report = rehash(
+                ws._raw,
+                table=table,
+                workers=workers,
+                resume=resume,
+                without_keys=without_keys,
+                progress=lambda *_: tick(next(read), of),
+            )
+    except KeyboardInterrupt:
+        again = "the same command" if resume else "the same command without --no-resume"
+        typer.echo(f"interrupted: {again} goes on from there", err=True)
+        raise typer.Exit(130) from None
     if json:
         say_json({**asdict(report), "complete": report.complete, "ok": report.ok})
     else:
@@ -190,7 +198,10 @@ def data_release(
     """End a hold; the object's date counts again."""
     ws = opened(workspace)
     found = _object(ws, sha256)
+    held = ws.raw.custody(found.sha256).held
     ws.raw.hold(found.sha256, False, reason)
+    if not held:
+        typer.echo(f"{found.name} was not held", err=True)
     _say_custody(ws, found, json=json)
 
 # %% ../../nbs/commands/03_data.ipynb #cdt16

@@ -27,6 +27,9 @@ from researchkit.commands.console import (
 )
 
 if TYPE_CHECKING:
+    from polars import DataFrame
+
+    from researchkit.operations.destruction import Destroyed
     from researchkit.workspace import Workspace
 
 # %% auto #0
@@ -128,13 +131,34 @@ def keys_passphrase(
     master = Master(folder := path_of(ws.settings, "secrets_url"))
     master.create()
     master.aead()  # the old passphrase, before the new one is asked for
-    new = None if remove else checked_passphrase(hidden("new passphrase"))
+    given = None if remove else hidden("new passphrase")
+    if given is not None and not given.reveal():
+        raise ValueError("no passphrase was given: type one, or bring it through a pipe; --remove needs none")
+    new = None if given is None else checked_passphrase(given)
     with writing(folder):
         master.change_passphrase(new)
     _note(ws, None, "passphrase removed" if remove else "passphrase set")
     typer.echo("no passphrase is needed" if remove else "from now on a passphrase is needed")
 
 # %% ../../nbs/commands/09_keys.ipynb #cke13
+def _say_hold(ws: Workspace, ends: DataFrame) -> None:
+    """Say which hold will refuse it."""
+    from researchkit.errors import AccessDenied
+    from researchkit.operations.destruction import refuse_held
+
+    try:
+        refuse_held(ws, ends)
+    except AccessDenied as hold:
+        typer.echo(f"this will be refused: {hold}", err=True)
+
+
+def _listed(done: Destroyed | None, licence: str) -> str:
+    """What a list says that has no rows."""
+    if done is None:
+        return f"nothing stands of licence '{licence}' but its key, or the ledger's word that it is over"
+    return f"licence '{licence}' ended, ledger entry {done.entry}: nothing of it stands"
+
+
 @keys.command("destroy")
 def keys_destroy(
     licence: str,
@@ -148,18 +172,23 @@ def keys_destroy(
     from dataclasses import asdict
 
     from researchkit.operations.derived import by_kind, what_ends
-    from researchkit.operations.destruction import destroy_licence
+    from researchkit.operations.destruction import destroy_licence, ended_before, still_ends
 
     ws = opened(workspace)
-    ends = what_ends(ws, licence)
+    everything = what_ends(ws, licence)
+    done, ends = ended_before(ws, licence, everything), still_ends(ws, licence, everything)
     shown: Any = ends if full else by_kind(ends)
+    if done is None:
+        _say_hold(ws, everything)
     if only_list:
-        say(shown, json=json, empty=f"nothing derives from licence '{licence}' but its key")
+        say(shown, json=json, empty=_listed(done, licence))
         return
-    if not json:
-        say(shown, json=False, title="this will end", empty="nothing will end but the key")
-    confirmed(f"this ends licence '{licence}' for ever, {ends.height:,} things and the key", licence, yes=yes)
-    done = destroy_licence(ws, licence, confirmed=licence)
+    if done is None:
+        if not json:
+            say(shown, json=False, title="this will end", empty="nothing will end but the key")
+        words = f"this ends licence '{licence}' for ever, {ends.height:,} things and the key"
+        confirmed(words, licence, yes=yes)
+        done = destroy_licence(ws, licence, confirmed=licence)
     if json:
         said: Mapping[str, Any] = {**asdict(done), "ended": as_rows(shown)}
         say_json(said)

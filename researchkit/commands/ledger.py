@@ -22,6 +22,7 @@ from researchkit.commands.console import (
     say,
     say_json,
 )
+from ..errors import NotFound
 
 if TYPE_CHECKING:
     from researchkit.workspace import Workspace
@@ -103,6 +104,33 @@ def ledger_checkpoint(
     alone = address_of(ws.settings, "witness_url").scheme != "none" and not signed.cosigned
     raise typer.Exit(1 if alone else 0)
 
+# %% ../../nbs/commands/06_ledger.ipynb #cld19
+def _check_with(
+    ws: Workspace,
+    path: Path,  # of the proof
+    last: int,  # its last entry
+) -> dict[str, str]:  # where the verifier is, and what to type
+    """Say how an auditor checks a proof."""
+    from shlex import join
+
+    from researchkit.security.note import COSIGNED, PLAIN, key_id, split_note
+    from researchkit.security.proofs import covering
+    from researchkit.settings import address_of, path_of
+
+    mark, note = covering(ws.ledger.notes(), last)
+    signed = {(s.name, s.mark) for s in split_note(note)[1]}
+    local = address_of(ws.settings, "secrets_url").scheme == "file"
+    public = path_of(ws.settings, "secrets_url") / "ledger.ed25519.pub" if local else None
+    ours = public.read_text().split() if public is not None and public.is_file() else ws.keys.signer().trusted
+    words = ["python", "verifier.py", path.name]
+    for key in ours:
+        if (mark.origin, key_id(mark.origin, key, PLAIN)) in signed:
+            words += ["--key", key]
+    name, key = (address_of(ws.settings, "witness_url").options.get(n, "") for n in ("name", "key"))
+    if name and (name, key_id(name, key, COSIGNED)) in signed:
+        words += ["--witness", f"{name}={key}"]
+    return {"verifier": str(path.parent / "verifier.py"), "check": join(words)}
+
 # %% ../../nbs/commands/06_ledger.ipynb #cld12
 @ledger.command("export")
 def ledger_export(
@@ -117,7 +145,12 @@ def ledger_export(
     from researchkit.security import proofs
     from researchkit.security import verifier as program
 
-    book = opened(workspace).ledger
+    ws = opened(workspace)
+    book, head = ws.ledger, ws.ledger.head()
+    beyond, end = max(first, last or 0), 0 if head is None else head.seq
+    if beyond > end:
+        where = f"ends at entry {end}" if end else "has no entry yet"
+        raise NotFound(f"the ledger {where}: there is no entry {beyond} to prove")
     path = to or Path(f"entry-{first}.json" if last is None else f"entries-{first}-{last}.jsonl")
     if path.exists():
         raise ValueError(f"{path} is there already, and a proof is never written over")
@@ -128,7 +161,14 @@ def ledger_export(
         count = proofs.export_range(book, path, first, last)
     if verifier:
         shutil.copyfile(program.__file__, path.parent / "verifier.py")
-    say([{"file": str(path), "entries": count}], json=json)
+    row, told = (
+        {"file": str(path), "entries": count},
+        _check_with(ws, path, last or first) if verifier else {},
+    )
+    say([row | (told if json else {})], json=json)
+    if verifier and not json:
+        typer.echo(f"{told['verifier']} was written beside it; there, and with nothing of ours:")
+        typer.echo(told["check"])
 
 # %% ../../nbs/commands/06_ledger.ipynb #cld16
 def _administrator(ws: Workspace, name: str | None) -> Any:

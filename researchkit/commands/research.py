@@ -18,6 +18,7 @@ from researchkit.commands.console import (
     opened,
     say,
     say_json,
+    unlocked,
 )
 
 # %% auto #0
@@ -55,7 +56,7 @@ def job_run(
     from researchkit.jobs.spec import job, parse_parameters
     from researchkit.operations.demo import progress_line
 
-    ws, meant = opened(workspace), job(name)
+    ws, meant = unlocked(opened(workspace)), job(name)
     given = checked(meant, parse_parameters(parameter or []))  # before a line of progress is drawn
     with progress_line(name, quiet=json) as tick:
         done = run(ws, meant, parameters=given, progress=tick)

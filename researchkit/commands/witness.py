@@ -34,8 +34,10 @@ def witness_key(
     from researchkit.security.witness_host import found_witness, read_list, settings_line
 
     public = found_witness(folder, name)
-    line = settings_line(folder, host, port)
-    say([{"witness": read_list(folder)[0], "public key": public, "researchkit.toml": line}], json=json)
+    line, row = settings_line(folder, host, port), {"witness": read_list(folder)[0], "public key": public}
+    say([row | ({"researchkit.toml": line} if json else {})], json=json)
+    if not json:
+        typer.echo(line)
 
 
 @witness.command("trust")

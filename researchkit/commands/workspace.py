@@ -18,6 +18,7 @@ from researchkit.commands.console import (
     opened,
     say,
     say_json,
+    unlocked,
 )
 from ..settings import find_workspace
 
@@ -37,7 +38,7 @@ def demo(
     from researchkit.operations.demo import present, stream
 
     seen = None if source is None else stream(source)  # looked at before anything is made
-    outcome = run_demo(opened(workspace, make=True), source=seen, quiet=json)
+    outcome = run_demo(unlocked(opened(workspace, make=True)), source=seen, quiet=json)
     if json:
         say_json(outcome.to_dict())
     else:
@@ -71,7 +72,7 @@ def verify(
     from researchkit.operations.verify import by_kind, table
     from researchkit.operations.verify import verify as check
 
-    links = check(opened(workspace), what)
+    links = check(unlocked(opened(workspace)), what)
     broken = [link for link in links if not link.ok]
     if json:
         say(table(links), json=True)

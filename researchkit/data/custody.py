@@ -76,10 +76,12 @@ class Custody:
         return State(there.version, there.bytes, until, held, there.fixed)
 
     def retain(self, found: RawObject, until: date, *, context: Context) -> None:
-        """Keep an object at least until then; an earlier date than it has is a `ValueError`."""
+        """Keep an object at least until then; `ValueError` for an earlier date than it has, or one that is past."""
         until_ns, now = instant(until), self.state(found).until_ns
         if until_ns < now:
             raise ValueError(f"{found.name} must be kept until {day(now)}; that can only be made later")
+        if until_ns <= (today := self._clock()):
+            raise ValueError(f"until must be after today, {day(today)} (UTC), got {until.isoformat()}")
         self._ask("retain", found, context=context)
         self._must_lie(found)
         if until_ns > max([int(e.body["until_ns"]) for e in self._lines("retain", found)], default=-1):

@@ -22,7 +22,7 @@ __all__ = ['CHUNK', 'PIECE', 'Digest', 'HashingReader', 'HashingWriter', 'Rememb
 # %% ../../nbs/data/22_digests.ipynb #dig07
 CHUNK = 1 << 20  # bytes: a mebibyte
 PIECE = CHUNK // 8  # bytes that come out of decryption at once; they stay in the processor's cache
-_WAITING = 16  # pieces handed over and not yet hashed
+_WAITING = 4  # pieces handed over and not yet hashed
 _LARGE = CHUNK // 16  # bytes; not worth gathering
 
 

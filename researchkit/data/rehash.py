@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from .custody import REFUSED
 from .objects import Finding, RawObject
 from .raw import RawZone, locked
+from ..errors import not_found
 
 if TYPE_CHECKING:
     import polars as pl
@@ -207,6 +208,14 @@ def _begin(zone: RawZone, path: Path, scope: str, *, resume: bool) -> _Journal:
     return known
 
 
+def _must_know(zone: RawZone, table: str | None) -> None:
+    """Raise `NotFound` for a table of which nothing ever came."""
+    query = "SELECT 1 FROM raw_objects WHERE table_name = :t LIMIT 1"
+    if table is not None and zone._registry.one(query, t=table) is None:
+        rows = zone._registry.rows("SELECT DISTINCT table_name FROM raw_objects")
+        raise not_found("table", table, (row["table_name"] for row in rows))
+
+
 def rehash(
     zone: RawZone,
     *,
@@ -220,6 +229,7 @@ def rehash(
     """Read and hash every object of a zone; nothing is handed out, so no policy is asked."""
     if workers < 1:
         raise ValueError(f"rehash: workers must be at least 1, got {workers}")
+    _must_know(zone, table)
     path = zone.folder / "rehash.journal" if journal is None else journal
     scope = f"{table or 'everything'}{' without keys' if without_keys else ''}"
     with locked(path.with_suffix(".lock")):

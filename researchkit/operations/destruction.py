@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['Destroyed', 'destroy_licence']
+__all__ = ['refuse_held', 'Destroyed', 'still_ends', 'ended_before', 'destroy_licence']
 
 # %% ../../nbs/operations/07_destruction.ipynb #des06
 def _refuse_at_work(ws: Workspace) -> None:
@@ -41,7 +41,10 @@ def _refuse_at_work(ws: Workspace) -> None:
             )
 
 
-def _refuse_held(ws: Workspace, ends: pl.DataFrame) -> None:
+def refuse_held(
+    ws: Workspace,
+    ends: pl.DataFrame,  # from `what_ends`
+) -> None:
     """Raise `AccessDenied` for an object that is under a hold."""
     for sha256, name in ends.filter(kind="raw object", becomes=UNREADABLE).select("id", "name").iter_rows():
         if ws.raw.custody(sha256).held:
@@ -199,6 +202,28 @@ def _last(ws: Workspace, licence: str) -> tuple[Entry | None, Entry | None]:
     return next(iter(begun), None), next(iter(over), None)
 
 
+def still_ends(
+    ws: Workspace,
+    licence: str,
+    ends: pl.DataFrame,  # from `what_ends`
+) -> pl.DataFrame:  # all of it; when the key is gone, what still stands
+    """Choose what there is left to end."""
+    return _standing(ws, ends) if set(keys_of(ws, licence)) <= set(ws.keys.destroyed()) else ends
+
+
+def ended_before(
+    ws: Workspace,
+    licence: str,
+    ends: pl.DataFrame,  # from `what_ends`
+) -> Destroyed | None:  # None: there is something left to do
+    """Say how a licence ended, of which nothing stands."""
+    begun, over = _last(ws, licence)
+    if begun is None or over is None or not still_ends(ws, licence, ends).is_empty():
+        return None
+    gone = set(keys_of(ws, licence)) <= set(ws.keys.destroyed())
+    return _outcome(licence, begun, over) if gone else None
+
+
 def destroy_licence(
     ws: Workspace,
     licence: str,  # the name of a key
@@ -218,12 +243,11 @@ def destroy_licence(
 def _end(ws: Workspace, licence: str, keys: Sequence[str]) -> Destroyed:
     """The same; the caller holds the zone's lock, and nobody puts or holds anything."""
     ends = what_ends(ws, licence)
-    begun, over = _last(ws, licence)
-    standing = _standing(ws, ends)
-    if begun and over and standing.is_empty() and set(keys) <= set(ws.keys.destroyed()):
-        return _outcome(licence, begun, over)
+    if (done := ended_before(ws, licence, ends)) is not None:
+        return done
+    (begun, over), standing = _last(ws, licence), _standing(ws, ends)
     _ask(ws, licence, keys)
-    _refuse_held(ws, ends)
+    refuse_held(ws, ends)
     _refuse_at_work(ws)
     if begun is None or over or not _covers(ws, begun, standing):
         begun = _announce(ws, licence, keys, ends)
@@ -250,7 +274,9 @@ def _until_nothing_stands(ws: Workspace, licence: str, keys: Sequence[str], begu
             begun = _announce(ws, licence, keys, ends)
         _remove(ws, ends)
     names = ", ".join(standing["name"][:5].to_list())
-    raise WorkspaceError(f"licence '{licence}': its key is gone, and these come back or stay: {names}; ask again")
+    raise WorkspaceError(
+        f"licence '{licence}': its key is gone, and these come back or stay: {names}; ask again"
+    )
 
 
 def _wait_for_tables(ws: Workspace, keys: Sequence[str]) -> None:

@@ -102,11 +102,14 @@ def _data_checks(settings: Settings) -> Iterator[Check]:
 
 def mode_checks(settings: Settings) -> Iterator[Check]:
     """Who may read and write what must be kept apart."""
+    found: list[Check] = []
     options = {n: file_option(settings, address_of(settings, "secrets_url"), n) for n in ("login", "ca")}
     embedded = address_of(settings, "secrets_url").scheme == "file"
     secret = _below(path_of(settings, "secrets_url")) if embedded else [options["login"]]
     rules = [*_below(path_of(settings, "policy_url")), settings.root / FILE, options["ca"], settings.root]
-    found = [c for p in secret if p is not None and p.exists() and p.suffix != ".pub" for c in _private(p)]
+    for path in (p for p in secret if p is not None and p.exists() and p.suffix != ".pub"):
+        tombstone = path.parent.name == "destroyed" and path.suffix == ".json"  # no secret; once made 0444
+        found += _guarded(path) if tombstone else _private(path)
     found += [c for p in rules if p is not None and p.exists() for c in _guarded(p)]
     found += _data_checks(settings)
     words = "nobody else can use the keys, or write the rules or the data"

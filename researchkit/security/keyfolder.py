@@ -199,6 +199,11 @@ class _Living:
             raise gone(name, self.destroyed()[name])
 
 
+def _tombstone(now: int) -> bytes:
+    """What a tombstone says."""
+    return json.dumps({"destroyed_ns": now}).encode()
+
+
 def _ended(tombstone: Path) -> int:  # nanoseconds since 1970 UTC
     """When a key was destroyed."""
     try:
@@ -285,7 +290,16 @@ class FileShelf(_Signing):
     def rewrap(self, name: str | None) -> None:
         """Wrap one key, or everything, under the key that is in front; then earlier ones are forgotten."""
         with writing(self.folder):
+            self._must_be_here(name)
             self._rewrap(name)
+
+    def _must_be_here(self, name: str | None) -> None:
+        """Refuse a name that no key has, before anything is changed."""
+        if name is None:
+            return
+        self._must_live(name)
+        if not self.exists(name):
+            raise SecretUnavailable(f"{not_found('key', name, self.names())} (in {self.folder.name}/)")
 
     def _rewrap(self, name: str | None) -> None:
         """The same; the caller holds the lock."""
@@ -302,6 +316,7 @@ class FileShelf(_Signing):
     def rotate(self, name: str | None) -> None:
         """Put a new master key in front and rewrap."""
         with writing(self.folder):
+            self._must_be_here(name)
             self._envelopes.adopt_all()
             self.master.rotate()
             self._rewrap(name)
@@ -316,7 +331,7 @@ class FileShelf(_Signing):
             self.master.create()
             if not present(tombstone):
                 make_folder(tombstone.parent, mode=0o700)
-                write_once(tombstone, json.dumps({"destroyed_ns": self._clock()}).encode(), site="shred")
+                write_once(tombstone, _tombstone(self._clock()), site="shred", mode=0o600)
             if present(path):
                 shred(path)
             self._envelopes.adopt_all()

@@ -17,7 +17,7 @@ from ..errors import SecretUnavailable
 from .secret import Secret, read_private
 
 # %% auto #0
-__all__ = ['COST', 'given_passphrase', 'find_passphrase', 'new_numbers', 'derived_key', 'checked_passphrase']
+__all__ = ['COST', 'given_passphrase', 'find_passphrase', 'hand_on', 'new_numbers', 'derived_key', 'checked_passphrase']
 
 # %% ../../nbs/security/23_passphrase.ipynb #psp07
 _HOW = (
@@ -56,6 +56,16 @@ def _line(content: bytes) -> Secret:
         return Secret(content.decode().rstrip("\r\n"))
     except UnicodeDecodeError:
         raise SecretUnavailable("the passphrase: its file does not hold text") from None
+
+# %% ../../nbs/security/23_passphrase.ipynb #psp082
+def hand_on(
+    passphrase: Secret,
+) -> str:  # what RESEARCHKIT_PASSPHRASE_FILE shall say in processes that this one starts
+    """Keep a passphrase where the processes that this one starts can read it, and no disk can."""
+    fd = os.memfd_create("passphrase")  # closed when this process ends, and not before
+    os.fchmod(fd, 0o600)
+    os.write(fd, passphrase.reveal().encode())
+    return f"/proc/{os.getpid()}/fd/{fd}"
 
 # %% ../../nbs/security/23_passphrase.ipynb #psp11
 COST = 1 << 17  # scrypt's n; memory is 1 KiB times n

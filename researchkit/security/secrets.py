@@ -128,10 +128,9 @@ def _leaves(field: str, value: Secret) -> Iterator[tuple[str, Secret]]:
 
 
 def _conflict(name: str, meant: int, now: int) -> IntegrityError:
-    """Somebody else was quicker."""
-    return IntegrityError(
-        f"secret '{name}' is at version {now}, not {meant}: somebody else wrote it; look again"
-    )
+    """Somebody else was quicker, or there is no such version."""
+    why = "somebody else wrote it; look again" if now > meant else "it has no such version"
+    return IntegrityError(f"secret '{name}' is at version {now}, not {meant}: {why}")
 
 # %% ../../nbs/security/25_secrets.ipynb #scr12a
 class _SealedFiles:

@@ -250,7 +250,7 @@ def _named(text: str) -> tuple[str, str]:
     """Take NAME=HEX apart."""
     name, _, key = text.rpartition("=")
     if not name:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!a} must have the form NAME=HEX")
     return name, key
 
 
@@ -277,12 +277,15 @@ def main(
     given = parser.parse_args(arguments)
     try:
         with open(given.file, encoding="utf-8", newline="\n") as file:
-            results = list(checks(_content(file), given.key, given.witness))
+            results, alone = (
+                dict.fromkeys(checks(_content(file), given.key, given.witness)),
+                not given.witness,
+            )
     except (OSError, UnicodeDecodeError) as e:
-        results = [(False, f"the file cannot be read: {e}")]
+        results, alone = {(False, f"the file cannot be read: {e}"): None}, False
     for good, words in results:
         out.write(f"{'ok   ' if good else 'WRONG'} {''.join(c if ' ' <= c <= '~' else '?' for c in words)}\n")
-    if not given.witness:
+    if alone:
         out.write("note  no witness was asked for: the ledger's owner alone vouches for this checkpoint\n")
     return 0 if all(good for good, _ in results) else 1
 

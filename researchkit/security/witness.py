@@ -180,8 +180,15 @@ def _over_tls(where: Address, ca: Path | None, method: str, path: str, body: byt
     import ssl
 
     words = f"the witness at {where.host}:{where.port}"
+    if ca is not None and not ca.is_file():
+        raise WorkspaceError(f"{words} was not asked: the file that ?ca= names is not there: {ca}")
     try:
         tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ValueError) as e:
+        raise WorkspaceError(
+            f"{words} was not asked: {ca}, which ?ca= names, is no certificate: {e}"
+        ) from None
+    try:
         line = http.client.HTTPSConnection(where.host, where.port, timeout=_PATIENCE, context=tls)
         try:
             line.request(method, where.path.rstrip("/") + path, body)

@@ -16,14 +16,17 @@ from ..errors import SecretUnavailable, WorkspaceError, not_found
 from .cosigner import MOST_BYTES, Answer, Trust, Witness, read_request
 from .durable import make_folder, write_once, write_over
 from .note import checked_name
+from .secret import read_private
 from .signing import LocalSigner, new_seed, signer_of
 
 if TYPE_CHECKING:
+    import ssl
+
     from tornado.web import Application
 
 # %% auto #0
 __all__ = ['found_witness', 'witness_key', 'read_list', 'trust_log', 'distrust_log', 'witness_in', 'application',
-           'answer_request', 'answer_question', 'serve', 'settings_line']
+           'answer_request', 'answer_question', 'serve', 'speaking', 'settings_line']
 
 # %% ../../nbs/security/33_witness_host.ipynb #wis06
 _KEY, _LOGS, _STATE = "witness.ed25519", "witness.json", "witness.db"
@@ -182,22 +185,39 @@ def serve(
     """Serve a witness over TLS."""
     import asyncio
 
-    asyncio.run(_serve(witness_in(folder), (certificate, key), (host, port), ready))
+    asyncio.run(_serve(witness_in(folder), speaking(certificate, key), (host, port), ready))
+
+# %% ../../nbs/security/33_witness_host.ipynb #wis36
+def speaking(
+    certificate: Path,  # PEM, with its chain
+    key: Path,  # PEM, of the certificate; 0600
+) -> ssl.SSLContext:  # WorkspaceError or SecretUnavailable, with the file that is wrong
+    """A certificate and its key, ready to serve with."""
+    import ssl
+
+    if b"-----BEGIN CERTIFICATE-----" not in certificate.read_bytes():
+        raise WorkspaceError(f"--certificate {certificate} is no certificate: it must be PEM, with its chain")
+    if not read_private(key, "the witness's TLS key").count(b"PRIVATE KEY-----"):
+        raise WorkspaceError(f"--key {key} is no private key: it must be PEM, the key of the certificate")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        tls.load_cert_chain(certificate, key)
+    except ssl.SSLError as e:
+        rule = "they are no certificate and its key"
+        raise WorkspaceError(f"--certificate {certificate}, --key {key}: {rule} ({e.reason})") from None
+    return tls
 
 # %% ../../nbs/security/33_witness_host.ipynb #wis27
 async def _serve(
-    witness: Witness, pair: tuple[Path, Path], where: tuple[str, int], ready: Callable[[int], None]
+    witness: Witness, tls: ssl.SSLContext, where: tuple[str, int], ready: Callable[[int], None]
 ) -> None:
     """Listen until a signal comes."""
     import asyncio
     import signal
-    import ssl
 
     from tornado.httpserver import HTTPServer
     from tornado.netutil import bind_sockets
 
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(*pair)
     server = HTTPServer(
         application(witness),
         ssl_options=tls,

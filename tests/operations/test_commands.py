@@ -151,6 +151,63 @@ def test_a_key_that_nobody_knows_is_named(root: Path) -> None:
     assert said("keys", "destroy", "market", "--yes", "market", at=root)["things"] == {"raw object": 1}
 
 
+def test_a_misspelt_name_is_answered_with_the_nearest(root: Path) -> None:
+    before = (root / "keys" / "master.json").read_bytes()
+    for verb in ("rewrap", "rotate"):
+        assert "no key 'markt': did you mean market?" in refused("keys", verb, "markt", at=root)
+    assert (root / "keys" / "master.json").read_bytes() == before
+    table = researchkit.open(root).raw.objects()[0].table_name
+    assert f"did you mean {table}?" in refused("data", "verify", table[:-1], at=root)
+    assert said("data", "verify", table, at=root)["objects"] == 1
+    absent = refused("secret", "put", "new", "--version", "3", at=root, given="value")
+    assert absent.endswith("is at version 0, not 3: it has no such version")
+
+
+def test_a_passphrase_that_nobody_gave_is_not_a_short_one(root: Path) -> None:
+    assert "no passphrase was given" in refused("keys", "passphrase", at=root, given="")
+
+
+def test_a_hold_is_said_before_the_list_and_an_end_after_it(root: Path) -> None:
+    ws = researchkit.open(root)
+    ws.raw.hold(sha256(root), True, "an audit")
+    held = typed("keys", "destroy", "market", "--list", at=root)
+    assert "will be refused: raw object" in held.stderr
+    for was_not in (False, True):
+        released = typed("data", "release", sha256(root), "--reason", "it is over", at=root)
+        assert ("was not held" in released.stderr) is was_not
+    assert typed("keys", "destroy", "market", "--list", at=root).stderr == ""
+    entry = said("keys", "destroy", "market", "--yes", "market", at=root)["entry"]
+    words = f"licence 'market' ended, ledger entry {entry}"
+    for more in (("--list",), ()):
+        again = typed("keys", "destroy", "market", *more, at=root)
+        assert (again.exit_code, words in " ".join(again.stdout.split())) == (0, True)
+        assert "removed" not in again.stdout
+    tombstone = root / "keys" / "destroyed" / "market.json"
+    assert tombstone.stat().st_mode & 0o777 == 0o600
+    for mode in (0o600, 0o444):  # an earlier version made them so
+        tombstone.chmod(mode)
+        assert not [c for c in mode_checks(ws.settings) if "market" in c.name]
+    tombstone.chmod(0o666)
+    assert [c.state for c in mode_checks(ws.settings) if "market" in c.name] == ["fail"]
+
+
+def test_a_day_that_is_past_keeps_nothing(root: Path) -> None:
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    for day in ("2020-01-01", today):
+        assert f"must be after today, {today} (UTC)" in refused("data", "retain", sha256(root), day, at=root)
+
+
+def test_an_interrupted_check_says_how_it_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import researchkit.data.rehash as rehash
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rehash, "rehash", interrupted)
+    stopped = typed("data", "verify", at=root)
+    assert (stopped.exit_code, stopped.stderr) == (130, "interrupted: the same command goes on from there\n")
+
+
 # --- the ledger ---
 
 
@@ -176,7 +233,10 @@ def test_a_checkpoint_and_a_proof_leave_the_house(root: Path, tmp_path: Path) ->
     assert not proof.exists()
     assert said("ledger", "checkpoint", "--to", note, at=root)["note"] == note.read_text()
     assert said("ledger", "verify", "--checkpoint", note, at=root)[0]["checkpoints"] == 1
-    assert said("ledger", "export", 1, "--to", proof, "--verifier", at=root)[0]["entries"] == 1
+    assert "the ledger ends at entry " in refused("ledger", "export", 5000, "--to", proof, at=root)
+    out = said("ledger", "export", 1, "--to", proof, "--verifier", at=root)[0]
+    key = researchkit.open(root).keys.signer().public_hex
+    assert (out["entries"], out["check"]) == (1, f"python verifier.py proof.json --key {key}")
     assert said("ledger", "export", 1, 1, "--to", part, at=root)[0]["entries"] == 1
     assert (tmp_path / "verifier.py").is_file()
     assert "is there already" in refused("ledger", "export", 1, "--to", proof, at=root)
@@ -201,6 +261,8 @@ def test_a_witness_is_set_up_without_a_workspace(tmp_path: Path) -> None:
     folder = tmp_path / "w1"
     made = said("witness", "key", folder, "--name", "audit.example/w1", "--host", "audit.example")[0]
     assert made["researchkit.toml"].startswith('witness_url = "https://audit.example:8443?key=')
+    shown = typed("witness", "key", folder, "--host", "audit.example").stdout.splitlines()
+    assert made["researchkit.toml"] in shown
     assert said("witness", "trust", folder) == []
     assert said("witness", "trust", folder, "researchkit/ledger/0", "ab" * 32)[0]["public keys"] == "ab" * 32
     assert "give both" in refused("witness", "trust", folder, "researchkit/ledger/0")

@@ -214,7 +214,9 @@ def test_what_a_range_must_not_hide(book: Cosigned, tmp_path: Path) -> None:
         assert (code, words[0][:5]) == (1, "WRONG"), what
 
 
-def test_keys_are_never_taken_from_the_file(book: Cosigned, tmp_path: Path) -> None:
+def test_keys_are_never_taken_from_the_file(
+    book: Cosigned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = json.dumps(proofs.export(book, 3))
     for more, words in (
         (("--witness", f"witness.example={OURS.public_hex}"), "has not signed this checkpoint"),
@@ -229,7 +231,15 @@ def test_keys_are_never_taken_from_the_file(book: Cosigned, tmp_path: Path) -> N
     both = ["--key", THEIRS.public_hex, "--key", OURS.public_hex]  # before and after a rotation
     assert verifier.main([str(tmp_path / "p"), *both], out) == 0
     assert out.getvalue().splitlines()[-1].startswith("note  no witness was asked for")
-    assert verifier.main([str(tmp_path / "nowhere"), *both], out) == 1
+    said = io.StringIO()
+    assert verifier.main([str(tmp_path / "nowhere"), *both], said) == 1
+    assert verifier.main([str(tmp_path / "p"), "--key", "foo"], said) == 1
+    gone, key, note = said.getvalue().splitlines()
+    assert (gone[:32], key[:27]) == ("WRONG the file cannot be read: [", "WRONG a hash or key must be")
+    assert note.startswith("note  no witness was asked for")
+    with pytest.raises(SystemExit):
+        verifier.main([str(tmp_path / "p"), *both, "--witness", "foo"], out)
+    assert "'foo' must have the form NAME=HEX" in capsys.readouterr().err
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -222,6 +222,12 @@ def test_a_full_disk_signs_nothing(own: tuple[WitnessServer, Log]) -> None:
 def test_whom_the_client_believes(witness: WitnessServer, log: Log, tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="is not trusted"):
         WitnessClient(witness.address, Authority(tmp_path, "others").ca).latest(log.origin)
+    nope = tmp_path / "nope.pem"
+    with pytest.raises(WorkspaceError, match=rf"the file that \?ca= names is not there: {nope}"):
+        WitnessClient(witness.address, nope).latest(log.origin)
+    nope.write_text("no certificate")
+    with pytest.raises(WorkspaceError, match=r"nope.pem, which \?ca= names, is no certificate"):
+        WitnessClient(witness.address, nope).latest(log.origin)
     other = WitnessClient(witness.address, witness.ca, key=log.signer.public_hex)
     with pytest.raises(IntegrityError, match="answered without the signature of its key"):
         log.submit(other, 5)
