@@ -22,6 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results_page import results_page
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "nbs" / "results" / "01_benchmarks.ipynb"
 Work = Callable[[], object]
@@ -136,19 +140,8 @@ def cells(lines: list[dict[str, Any]], date: str) -> list[str]:
 
 def write_page(lines: list[dict[str, Any]], date: str) -> None:
     """Write the results where the docs are built from."""
-    made = [
-        {
-            "cell_type": "markdown",
-            "id": f"ben{n:02}",
-            "metadata": {},
-            "source": text.splitlines(keepends=True),
-        }
-        for n, text in enumerate(cells(lines, date))
-    ]
-    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    page = {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
+    PAGE.write_text(results_page(cells(lines, date), "ben"))
 
 
 def main() -> int:

@@ -231,7 +231,7 @@ def warm_up() -> list[str]:
     return [name for name in names if not name.startswith(HARMLESS)]
 
 
-def child(request: dict[str, Any], answer: Path, log: Path) -> None:
+def child(works: dict[str, Any], request: dict[str, Any], answer: Path, log: Path) -> None:
     """Do one piece of work and end, whatever happens, without waking the parent's clean-up."""
     code = 1
     try:
@@ -240,7 +240,7 @@ def child(request: dict[str, Any], answer: Path, log: Path) -> None:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         os.environ.update(request.get("env", {}))
-        answer.write_text(json.dumps(WORK[request["work"]](**request["with"]), default=str))
+        answer.write_text(json.dumps(works[request["work"]](**request["with"]), default=str))
         code = 0
     except BaseException:
         import traceback
@@ -263,7 +263,7 @@ def serve() -> None:
             started = time.perf_counter()
             pid = os.fork()
             if pid == 0:
-                child(json.loads(line), answer, log)
+                child(WORK, json.loads(line), answer, log)
             _, status = os.waitpid(pid, 0)
             reply = {"code": os.waitstatus_to_exitcode(status), "seconds": time.perf_counter() - started}
             reply["answer"] = json.loads(answer.read_text()) if reply["code"] == 0 else None

@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "attacks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from killing import HARMLESS, SECONDS, counted
+from killing import HARMLESS, child, counted
 from vaulted import ME, TABLE, Vaulted, create, remove, reopen, witnessed
 
 Step = list[Any]  # its name and what it is given
@@ -315,26 +315,6 @@ def warm_up() -> list[str]:
     return [name for name in names if not name.startswith(HARMLESS)]
 
 
-def child(request: dict[str, Any], answer: Path, log: Path) -> None:
-    """Do one piece of work and end, whatever happens, without waking the parent's clean-up."""
-    code = 1
-    try:
-        signal.alarm(SECONDS)
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        os.environ.update(request.get("env", {}))
-        answer.write_text(json.dumps(WORK[request["work"]](**request["with"])))
-        code = 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
 def serve() -> None:
     """Answer requests until the input ends."""
     say = os.fdopen(os.dup(1), "w")
@@ -352,7 +332,7 @@ def answer_to(request: dict[str, Any], place: Path) -> dict[str, Any]:
     started = time.perf_counter()
     pid = os.fork()
     if pid == 0:
-        child(request, answer, log)
+        child(WORK, request, answer, log)
     if "kill_after" in request:
         begun = Path(request["with"]["acks"])
         while not begun.exists() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

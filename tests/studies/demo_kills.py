@@ -26,9 +26,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 
 from killing import Reference, Warm, killed, remove, untouched
+from results_page import results_page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -209,18 +211,7 @@ def page(
             "## What was left\n\n" + "\n".join(f"- `{at}`: {'; '.join(w)}" for at, w in wrong.items())
         )
     texts.append("This page is written by `make study-demo-kills`; `make test` kills once at each call site.")
-    cells = [
-        {
-            "cell_type": "markdown",
-            "id": f"kil{n:02}",
-            "metadata": {},
-            "source": text.splitlines(keepends=True),
-        }
-        for n, text in enumerate(texts)
-    ]
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    book = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    return results_page(texts, "kil")
 
 
 if __name__ == "__main__":

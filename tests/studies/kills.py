@@ -25,11 +25,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "servers"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "attacks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 
 from killing_vault import Case, Warm, before_the_kill, killed, run_case
+from results_page import results_page
 from sited import Site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,18 +254,7 @@ def page(
     texts.append(
         "This page is written by `make study-kills`; `make test` makes a few kills of the same kind."
     )
-    cells = [
-        {
-            "cell_type": "markdown",
-            "id": f"kls{n:02}",
-            "metadata": {},
-            "source": text.splitlines(keepends=True),
-        }
-        for n, text in enumerate(texts)
-    ]
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    book = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    return results_page(texts, "kls")
 
 
 def table(records: list[dict[str, Any]]) -> str:

@@ -31,7 +31,12 @@ os.environ.update(environment())
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 MIB = 1 << 20
-sys.path[:0] = [str(HERE.parents[1] / name) for name in ("data", "servers")]  # what the steps import
+sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "data"))  # what the steps import
+sys.path.insert(0, str(HERE.parents[1] / "servers"))
+
+from results_page import results_page
+
 STEPS = {
     "put": "put, with the vendor's manifest: read once",
     "put again": "put without a manifest: read twice",
@@ -197,18 +202,7 @@ def page(rows: list[dict[str, Any]], day: str) -> str:
         "This page is written by `make study-large-object`; `make test` passes 200 MiB through and looks at the same "
         "column. The bucket's server keeps its objects in memory on the same machine, so its speed is not a disk's.",
     ]
-    cells = [
-        {
-            "cell_type": "markdown",
-            "id": f"lar{n:02}",
-            "metadata": {},
-            "source": text.splitlines(keepends=True),
-        }
-        for n, text in enumerate(texts)
-    ]
-    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
-    book = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    return results_page(texts, "lar")
 
 
 if __name__ == "__main__":
