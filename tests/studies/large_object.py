@@ -28,15 +28,15 @@ from researchkit.settings import environment
 
 os.environ.update(environment())
 
-HERE = Path(__file__).resolve()
-ROOT = HERE.parents[2]
-MIB = 1 << 20
-sys.path.insert(0, str(HERE.parents[1]))
-sys.path.insert(0, str(HERE.parents[1] / "data"))  # what the steps import
-sys.path.insert(0, str(HERE.parents[1] / "servers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))  # what the steps import
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "servers"))
 
 from results_page import results_page
 
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
+MIB = 1 << 20
 STEPS = {
     "put": "put, with the vendor's manifest: read once",
     "put again": "put without a manifest: read twice",
