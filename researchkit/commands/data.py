@@ -143,8 +143,8 @@ def data_verify(
     if json:
         say_json({**asdict(report), "complete": report.complete, "ok": report.ok})
     else:
-        if not report.ok:
-            say(report.frame(), json=False)
+        for words in report.frame()["words"]:
+            typer.echo(f"BROKEN {words}")
         typer.echo(str(report))
     raise typer.Exit(0 if report.ok else 1)
 
