@@ -30,6 +30,8 @@ class Settings:
     lake_url: str = "file:lake"  # Iceberg data files
     warehouse_url: str = "sqlite:warehouse.db"  # trials, results, verdicts
     ledger_url: str = "sqlite:ledger.db"  # the append-only record
+    vendor_url: str = "none:"  # where data are ordered, and how much may be spent there
+    live_url: str = "none:"  # where live sessions come from
     witness_url: str = "none:"  # who countersigns the ledger's checkpoints, on another host
     tracking_url: str = "sqlite:mlflow.db"  # MLflow
     archive_url: str = "file:archive"  # executed notebooks and artifacts, write-once
@@ -82,9 +84,11 @@ def _carries_a_credential(parts: SplitResult) -> bool:
 # %% ../nbs/foundation/04_settings.ipynb #set10
 SCHEMES: Mapping[str, Mapping[str, str]] = {  # by setting: each scheme with its options
     "raw_url": {"file": "retention", "s3": "endpoint! secret! ca region retention"},
-    "catalog_url": {"sqlite": ""}, "lake_url": {"file": ""}, "warehouse_url": {"sqlite": ""},
+    "catalog_url": {"sqlite": "", "postgresql": "secret! ca"},
+    "lake_url": {"file": "", "s3": "endpoint! secret! ca region"}, "warehouse_url": {"sqlite": ""},
     "ledger_url": {"sqlite": "", "postgresql": "secret! ca"}, "tracking_url": {"sqlite": ""},
     "witness_url": {"none": "", "https": "key! name! ca"}, "archive_url": {"file": ""},
+    "vendor_url": {"none": "", "https": "secret! ca call month"}, "live_url": {"none": "", "tcp": "secret!"},
     "secrets_url": {"file": "", "vault": "login! ca kv transit"},
     "policy_url": {"embedded": ""}, "executor_url": {"local": ""},
 }  # fmt: skip
@@ -114,7 +118,7 @@ def _check_url(key: str, found: Address) -> None:
     for name in (w.rstrip("!") for w in words if w.endswith("!")):
         if not found.options.get(name):
             raise SettingsError(f"{key} must say ?{name}=…, since {found.scheme}: has no default for it")
-    if found.scheme in ("postgresql", "vault", "https") and not (found.host and found.port):
+    if found.scheme in ("postgresql", "vault", "https", "tcp") and not (found.host and found.port):
         raise SettingsError(f"{key} must name a host and a port: {found.scheme}://HOST:PORT/…")
 
 # %% ../nbs/foundation/04_settings.ipynb #set12

@@ -31,12 +31,15 @@ SITES: tuple[str, ...] = (
     "policy",  # policy files and grants
     "key",  # a keyset or signing key
     "secret",  # a credential in the store of secrets
+    "order",  # what was asked of a vendor, and what it costs
     "delivery",  # a vendor's file as it arrives
+    "segment",  # a piece of a live session
     "object",  # a raw object gets its name
     "part",  # an upload in parts is completed
     "hold",  # how long an object must stay, or who holds it
     "ingest",  # the index row that says: this object is in that table
     "commit",  # an Iceberg snapshot
+    "upkeep",  # files of the lake replaced or removed, never their rows
     "pin",  # a dataset version in the registry
     "entry",  # one line of the ledger
     "checkpoint",  # a signed head of the ledger
