@@ -46,6 +46,9 @@ DEFAULT_GRANTS: Mapping[str, Any] = {
         "data-engineer": [
             {"action": "ingest", "resource": "*"},
             {"action": "pin", "resource": "*"},
+            {"action": "order", "resource": "*"},
+            {"action": "describe", "resource": "*"},
+            {"action": "upkeep", "resource": "*"},
         ],
         "custodian": [
             {"action": "retain", "resource": "*"},
@@ -189,9 +192,9 @@ class Policy:
     def decide(
         self,
         principal: Principal,  # who asks
-        action: str,  # "read", "ingest", "pin", "run", "register", "open_seal", "retain", "hold", "delete"
+        action: str,  # "read", "ingest", "pin", "run", "open_seal", "delete", "order" and so on
         resource: Resource | str,  # a table, or the name of something else
-        **facts: bool,  # sample, sealed, opened, registered, retained, held: what the asking room knows
+        **facts: bool,  # sample, signed, sealed, opened, registered, retained, held: what the asking room knows
     ) -> Decision:  # never raises; a policy that cannot be used refuses
         """Ask whether somebody may do something."""
         question = {

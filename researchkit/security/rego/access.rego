@@ -45,6 +45,13 @@ decision := {
 	retained
 } else := {
 	"allow": false,
+	"rule": "unsigned",
+	"reason": "the full dataset is bought only with a legal sign-off",
+	"remedy": "Order the sample: without a sign-off an order is narrowed to it.",
+} if {
+	unsigned
+} else := {
+	"allow": false,
 	"rule": "signoff",
 	"reason": sprintf("%s needs a legal sign-off (scope %s)", [scope.what, scope.name]),
 	"remedy": scope.remedy,
@@ -80,6 +87,13 @@ held if {
 retained if {
 	input.action == "delete"
 	not input.facts.retained == false
+}
+
+# Without a sign-off only the sample is ordered.
+unsigned if {
+	input.action == "order"
+	not input.facts.sample == true
+	not input.facts.signed == true
 }
 
 # Every grant that covers the request, written role/number; the smallest is named, so always the same one.
