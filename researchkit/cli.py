@@ -11,14 +11,31 @@ from typing import Annotated
 
 import typer
 
-from .commands import access, data, keys, lake, ledger, research, secret, witness, workspace
+from researchkit.commands import (
+    access,
+    data,
+    instruments,
+    keys,
+    lake,
+    ledger,
+    order,
+    pins,
+    quality,
+    research,
+    secret,
+    witness,
+    workspace,
+)
 from .commands.console import HELP, sentence
 from .settings import environment
 
 # %% auto #0
-__all__ = ['app', 'main']
+__all__ = ['ADDING', 'app', 'main']
 
 # %% ../nbs/cli/01_cli.ipynb #cli06
+ADDING = (order, pins, quality, instruments)  # pages that add verbs to the nouns of others
+
+
 def _wired(line: typer.Typer) -> typer.Typer:
     """Give every command its place."""
     for command in (workspace.demo, workspace.init, workspace.verify, workspace.doctor, workspace.dashboard):

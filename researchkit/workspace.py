@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from researchkit.data.archive import Archive
-    from researchkit.data.catalog import Catalog
     from researchkit.data.door import Door
     from researchkit.data.lake import Lake
     from researchkit.data.pins import Pin
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
     from researchkit.security.secrets import Secrets
 
 # %% auto #0
-__all__ = ['LAYOUT', 'FOLDERS', 'create', 'Security', 'Shelves', 'Bound', 'Data', 'Tried', 'bars_of', 'Workspace', 'describe',
-           'open', 'alone', 'destroy']
+__all__ = ['LAYOUT', 'FOLDERS', 'create', 'Security', 'Shelves', 'Bound', 'Data', 'Incoming', 'Tried', 'bars_of', 'Workspace',
+           'describe', 'open', 'alone', 'destroy']
 
 # %% ../nbs/workspace/01_workspace.ipynb #wsp07
 LAYOUT = 1
@@ -150,9 +149,9 @@ class Shelves(Security):
     @cached_property
     def registry(self) -> Registry:
         """The register of objects, files and pins."""
-        from researchkit.data.registry import Registry
+        from researchkit.data.register import open_registry
 
-        return Registry(database_of(self.settings, "catalog_url"))
+        return open_registry(self.settings, lambda: self.secrets)
 
     @cached_property
     def _raw(self) -> RawZone:
@@ -169,9 +168,16 @@ class Shelves(Security):
     def _lake(self) -> Lake:
         """The lake, for parts that name their own context."""
         from researchkit.data.lake import Lake
+        from researchkit.data.storage import open_storage
 
-        place = path_of(self.settings, "lake_url")
-        return Lake(place, registry=self.registry, raw=self._raw, door=self.door)
+        return Lake(
+            **self._parts("registry", "raw", "door"),
+            storage=open_storage(self.settings, lambda: self.secrets),
+        )
+
+    def _parts(self, *names: str) -> dict[str, Any]:
+        """Parts of the shelf by name, for others that are built of them; raw zone and lake without a caller's name."""
+        return {n: getattr(self, f"_{n}" if n in ("raw", "lake") else n) for n in names}
 
 # %% ../nbs/workspace/01_workspace.ipynb #wsp15
 class Bound:
@@ -218,15 +224,21 @@ class Data(Shelves):
         """Immutable dataset versions: `create`, `get`, `names`, `verify`."""
         from researchkit.data.pins import Pins
 
-        made = Pins(registry=self.registry, lake=self._lake, door=self.door)
-        return Bound(made, lambda: self.context)
+        return Bound(Pins(**self._parts("registry", "lake", "door")), lambda: self.context)
 
     @cached_property
-    def catalog(self) -> Catalog:
-        """What there is, found by words: `search`."""
+    def catalog(self) -> Any:
+        """What there is, found by words: `search`, `about`, `coverage`."""
         from researchkit.data.catalog import Catalog
 
-        return Catalog(self.registry)
+        return Bound(Catalog(self.registry, door=self.door), lambda: self.context)
+
+    @cached_property
+    def instruments(self) -> Any:
+        """Names, contracts, rolls, sessions, marks and corporate actions, point in time."""
+        from researchkit.data.instruments import Instruments
+
+        return Bound(Instruments(**self._parts("lake", "registry", "raw", "door")), lambda: self.context)
 
     @cached_property
     def archive(self) -> Archive:
@@ -235,8 +247,45 @@ class Data(Shelves):
 
         return Archive(path_of(self.settings, "archive_url"), secrets=self.keys.fingerprints)
 
+# %% ../nbs/workspace/01_workspace.ipynb #wsp44
+class Incoming(Data):
+    """What is ordered, what is recorded, and the lake's upkeep."""
+
+    @cached_property
+    def orders(self) -> Any:
+        """Orders at the vendor of the settings: `estimate`, `buy`, `resume`."""
+        from researchkit.data.historical import open_vendor
+        from researchkit.data.purchase import Purchases
+
+        vendor = open_vendor(self.settings, lambda: self.secrets)
+        parts = self._parts("raw", "lake", "registry", "door")
+        return Bound(
+            Purchases(vendor=vendor, folder=self.root / "tmp" / "purchases", **parts), lambda: self.context
+        )
+
+    @cached_property
+    def live(self) -> Any:
+        """Live sessions of the gateway in the settings: `record`."""
+        from researchkit.data.listening import open_session
+        from researchkit.data.live import Recorder
+
+        connect = open_session(self.settings, lambda: self.secrets)
+        parts = self._parts("raw", "lake", "registry", "door")
+        return Bound(
+            Recorder(connect=connect, folder=self.root / "tmp" / "live", **parts), lambda: self.context
+        )
+
+    @cached_property
+    def upkeep(self) -> Any:
+        """Keeps tables in order: `compact`, `rewrite`, `expire`, `orphans`."""
+        from researchkit.data.upkeep import Upkeep
+
+        lake = self._lake
+        made = Upkeep(storage=lake.storage, catalog=lambda: lake.catalog, **self._parts("registry", "door"))
+        return Bound(made, lambda: self.context)
+
 # %% ../nbs/workspace/01_workspace.ipynb #wsp37
-class Tried(Data):
+class Tried(Incoming):
     """What was tried: warehouse, runs, pins in use."""
 
     @cached_property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,7 @@ from researchkit.commands.console import (
 )
 
 if TYPE_CHECKING:
+    from researchkit.data.dbn import Inspection
     from researchkit.data.raw import RawObject
     from researchkit.workspace import Workspace
 
@@ -40,18 +41,70 @@ data = noun("Vendor files and the raw zone.")
 ObjectArgument = Annotated[str, typer.Argument(metavar="SHA256", help="The object, or how its hash begins.")]
 
 
+def _promised(path: Path, sha256: str | None) -> str | None:
+    """The hash that was given, or that a manifest beside the file promises."""
+    from researchkit.data.vendor import MANIFEST, read_manifest
+
+    if sha256 is not None or not (path.parent / MANIFEST).is_file():
+        return sha256
+    return next((d.sha256 for d in read_manifest(path.parent) if d.name == path.name), None)
+
+
+def _seen(found: Inspection, promised: str | None) -> list[dict[str, str]]:
+    """What an inspection found, as people read it."""
+    proof = "by the vendor's SHA-256" if promised else "by its own checksum"
+    named = ", ".join(found.symbols[:10])
+    return [
+        {"field": field, "value": value}
+        for field, value in {
+            "file": f"{found.name}, {found.bytes:,} bytes, DBN v{found.version}",
+            "table": f"{found.dataset}/{found.schema}",
+            "records": ", ".join(f"{count:,} {kind}" for kind, count in found.holds.items()),
+            "asked for": "nothing: recorded live" if found.schema == "mixed"
+            else f"{moment(found.start)} to {'open' if found.end is None else moment(found.end)}",
+            "span": "no record has a time" if found.first is None or found.last is None
+            else f"{moment(found.first)} to {moment(found.last)}",
+            "symbols": f"{len(found.symbols):,}: {named}{', …' if len(found.symbols) > 10 else ''}",
+            "whole": f"yes, {proof}" if found.verifiable else
+            "unverifiable: no manifest hash and no checksum; a cut between two records would not show",
+        }.items()
+    ]  # fmt: skip
+
+# %% ../../nbs/commands/03_data.ipynb #cdt21
+def _first_rows(path: Path, count: int, schema: str | None) -> list[dict[str, Any]]:
+    """The first typed rows; instants and prices as text, so that no digit is lost."""
+    import polars as pl
+
+    from researchkit.data.typed import batches
+
+    batch: pl.DataFrame = pl.from_arrow(next(batches(path, schema=schema, rows=count)[1]))  # type: ignore[assignment]
+    return batch.with_columns(
+        pl.col(pl.Datetime).dt.to_string("%Y-%m-%dT%H:%M:%S%.9fZ"), pl.col(pl.Decimal).cast(pl.String)
+    ).to_dicts()
+
+
 @data.command("inspect")
-def data_inspect(path: Path, json: JsonOption = False) -> None:
+def data_inspect(
+    path: Annotated[Path, typer.Argument(help="A DBN file.")],
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Show the first so many.", min=0, max=1000)] = 0,
+    schema: Annotated[str | None, typer.Option(help="Of a live recording: whose rows.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="What the vendor's manifest says.")] = None,
+    json: JsonOption = False,
+) -> None:
     """Say what a DBN file holds, after checking it to its last byte."""
     from dataclasses import asdict
 
     from researchkit.data.dbn import inspect
 
-    found = asdict(inspect(path))
-    say(
-        [{"field": k, "value": ", ".join(v) if isinstance(v, tuple) else str(v)} for k, v in found.items()],
-        json=json,
-    )
+    promised = _promised(path, sha256)
+    found = inspect(path, sha256=promised)
+    first = _first_rows(path, rows, schema) if rows else []
+    if json:
+        say_json({**asdict(found), **({"rows": first} if rows else {})})
+        return
+    say(_seen(found, promised), json=False)
+    if first:
+        say([{"field": f} | {str(n): row[f] for n, row in enumerate(first)} for f in first[0]], json=False)
 
 
 def _object(ws: Workspace, begins: str) -> RawObject:

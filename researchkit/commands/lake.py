@@ -5,18 +5,37 @@
 # %% ../../nbs/commands/04_lake.ipynb #clk03
 from __future__ import annotations
 
-from typing import Annotated, cast
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from .console import JsonOption, WorkspaceOption, noun, opened, say
+from researchkit.commands.console import (
+    JsonOption,
+    WorkspaceOption,
+    YesOption,
+    confirmed,
+    noun,
+    opened,
+    say,
+)
+
+if TYPE_CHECKING:
+    from researchkit.data.upkeep import Upkeep
+    from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['lake', 'SymbolsOption', 'lake_tables', 'lake_head', 'lake_asof']
+__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'PartOption', 'Rows', 'Act', 'lake_tables', 'lake_head', 'lake_asof',
+           'lake_compact', 'lake_orphans', 'lake_expire', 'lake_rewrite', 'lake_layout']
 
 # %% ../../nbs/commands/04_lake.ipynb #clk06
 lake = noun("Tables that know their time.")
 SymbolsOption = Annotated[str, typer.Option(help="Symbols, comma-separated; default: all.")]
+
+PublishedOption = Annotated[
+    str | None, typer.Option(help="Versions published by then, UTC: another edition of the same rows.")
+]
 
 
 def _names(symbols: str) -> list[str] | None:
@@ -38,11 +57,15 @@ def lake_head(
     start: Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")] = None,
     asof: Annotated[str | None, typer.Option(help="Only what was known by then, UTC.")] = None,
+    published: PublishedOption = None,
+    pin: Annotated[str | None, typer.Option(help="A dataset version instead of the newest data.")] = None,
+    vendor: Annotated[bool, typer.Option("--vendor", help="The vendor's own columns as well.")] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the first rows of a table, or of a part of it."""
-    lazy = opened(workspace).lake.scan(table, symbols=_names(symbols), start=start, end=end, asof=asof)
+    seen: dict[str, Any] = {"asof": asof, "published": published, "pin": pin, "vendor": vendor}
+    lazy = opened(workspace).lake.scan(table, symbols=_names(symbols), start=start, end=end, **seen)
     say(lazy.head(rows).collect(), json=json)
 
 
@@ -54,6 +77,7 @@ def lake_asof(
     ],
     symbols: SymbolsOption = "",
     days: Annotated[int, typer.Option(help="How far back events may lie.", min=1)] = 14,
+    published: PublishedOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -64,7 +88,114 @@ def lake_asof(
     start = moment - days * 86_400_000_000_000
     found = (
         opened(workspace)
-        .lake.scan(table, symbols=_names(symbols), start=start, end=moment, asof=moment)
+        .lake.scan(table, symbols=_names(symbols), start=start, end=moment, asof=moment, published=published)
         .collect()
     )
     say(found.sort("symbol", "ts_event").unique("symbol", keep="last", maintain_order=True), json=json)
+
+# %% ../../nbs/commands/04_lake.ipynb #clk13
+PartOption = Annotated[
+    str | None, typer.Option(help="One partition, as year=2005 or day=2024-03-01; default: all.")
+]
+Rows = list[dict[str, Any]]
+Act = Callable[[bool, Callable[[int, int], object]], Rows]  # dry or not, and whom to tell how far it got
+
+
+def _tended(ws: Workspace) -> Upkeep:
+    """The part that keeps the lake in order."""
+    from researchkit.data.upkeep import Upkeep
+
+    place = ws._lake
+    return Upkeep(storage=place.storage, registry=ws.registry, door=ws.door, catalog=lambda: place.catalog)
+
+
+def _carried_out(table: str, words: str, act: Act, *, yes: str, json: bool) -> None:
+    """Show what would be done, ask, do it."""
+    from researchkit.operations.demo import progress_line
+
+    found = act(True, lambda done, of: None)
+    if not found or (json and not yes):
+        say(found, json=json, empty="nothing to do")
+        return
+    if not json:
+        say(found, json=False)
+    confirmed(words, table, yes=yes)
+    with progress_line(words, quiet=json or not sys.stderr.isatty()) as tick:
+        done = act(False, tick)
+    say(done, json=json, title="done")
+
+# %% ../../nbs/commands/04_lake.ipynb #clk14
+@lake.command("compact")
+def lake_compact(
+    table: str,
+    part: PartOption = None,
+    yes: YesOption = "",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make one file of the many of a partition; readers get the same rows."""
+    ws = opened(workspace)
+
+    def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
+        return [vars(m) for m in _tended(ws).compact(table, part, context=ws.context, dry=dry, told=told)]
+
+    _carried_out(table, "this merges files", act, yes=yes, json=json)
+
+
+@lake.command("orphans")
+def lake_orphans(
+    table: str, yes: YesOption = "", workspace: WorkspaceOption = None, json: JsonOption = False
+) -> None:
+    """Remove files that no snapshot, no index and no pin names, and that are older than a day."""
+    ws = opened(workspace)
+
+    def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
+        return [vars(o) for o in _tended(ws).orphans(table, context=ws.context, dry=dry, told=told)]
+
+    _carried_out(table, "this removes files for ever", act, yes=yes, json=json)
+
+# %% ../../nbs/commands/04_lake.ipynb #clk15
+@lake.command("expire")
+def lake_expire(
+    table: str,
+    keep: Annotated[int, typer.Option(help="How many snapshots stay.", min=1)] = 100,
+    yes: YesOption = "",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Forget old snapshots; pins and data files stay."""
+    ws = opened(workspace)
+
+    def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
+        found = _tended(ws).expire(table, keep, context=ws.context, dry=dry)
+        return [found] if found["forgotten"] else []
+
+    _carried_out(table, "this forgets snapshots", act, yes=yes, json=json)
+
+
+@lake.command("rewrite")
+def lake_rewrite(
+    table: str, yes: YesOption = "", workspace: WorkspaceOption = None, json: JsonOption = False
+) -> None:
+    """Sort the lists of a table's files again where that helps planning."""
+    ws = opened(workspace)
+
+    def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
+        found = _tended(ws).rewrite(table, context=ws.context, dry=dry)
+        return [found] if found["untidy"] else []
+
+    _carried_out(table, "this writes manifests again", act, yes=yes, json=json)
+
+
+@lake.command("layout")
+def lake_layout(
+    table: str,
+    buckets: Annotated[
+        int | None, typer.Option(help="Divide new files into so many by symbol; 0 for none.", min=0)
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say how a table lies on disk, or change how its new files are divided."""
+    ws = opened(workspace)
+    say([_tended(ws).layout(table, buckets, context=ws.context)], json=json)

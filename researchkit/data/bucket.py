@@ -32,23 +32,22 @@ __all__ = ['endpoint_of', 'place_of', 'Fresh', 'client', 'in_our_words', 'saying
 
 # %% ../../nbs/data/25_bucket.ipynb #buc06
 def endpoint_of(
-    found: Address,  # of raw_url
+    found: Address,
+    key: str = "raw_url",  # the setting that it stands in, for the message
 ) -> str:  # "https://HOST:PORT"
     """The one server to talk to; anything but https with a host and a port is a `SettingsError`."""
     given = found.options.get("endpoint", "")
     rest = given.removeprefix("https://").rstrip("/")
     host, _, port = rest.rpartition(":")
     if not given.startswith("https://") or not host or not port.isdigit() or "/" in rest or "@" in rest:
-        raise SettingsError(
-            f"raw_url: endpoint must be https://HOST:PORT, got '{given}'; there is no default"
-        )
+        raise SettingsError(f"{key}: endpoint must be https://HOST:PORT, got '{given}'; there is no default")
     return f"https://{rest}"
 
 
-def place_of(found: Address) -> tuple[str, str]:
+def place_of(found: Address, key: str = "raw_url") -> tuple[str, str]:
     """Bucket and prefix, the prefix without strokes at its ends."""
     if not found.host:
-        raise SettingsError("raw_url: must name a bucket: s3://BUCKET/PREFIX?endpoint=…")
+        raise SettingsError(f"{key}: must name a bucket: s3://BUCKET/PREFIX?endpoint=…")
     return found.host, found.path.strip("/")
 
 # %% ../../nbs/data/25_bucket.ipynb #buc09
@@ -115,7 +114,7 @@ def _deaf_session() -> Any:
 
 
 def client(
-    found: Address,  # of raw_url
+    found: Address,  # of raw_url or lake_url
     credentials: Fresh,
     ca: Path | None = None,  # whom to trust; default: the system's authorities
 ) -> Any:  # botocore's client, which knows one server only
@@ -124,7 +123,7 @@ def client(
 
     trusted = str(ca) if ca is not None else ssl.get_default_verify_paths().cafile or True
     if ca is not None and not ca.is_file():
-        raise SettingsError(f"raw_url: the certificate file {ca.name} is not there")
+        raise SettingsError(f"the certificate file {ca.name} that ?ca= names is not there")
     session = _deaf_session()
     session._credentials = credentials
     return session.create_client(
@@ -183,7 +182,7 @@ def in_our_words(
         status = fault.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "no status")
         return WorkspaceError(f"{what}: the server answered {code or 'an error'} ({status}); try again later")
     if isinstance(fault, told.SSLError):
-        return WorkspaceError(f"{what}: the server's certificate is not trusted; see ?ca=FILE in raw_url")
+        return WorkspaceError(f"{what}: the server's certificate is not trusted; see ?ca=FILE in its address")
     return WorkspaceError(f"{what}: the server cannot be reached ({type(fault).__name__})")
 
 

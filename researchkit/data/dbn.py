@@ -5,8 +5,9 @@
 # %% ../../nbs/data/03_dbn.ipynb #dbn03
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from .. import frames
 from .encode import INTERVALS
-from .envelope import Header, Source, checksummed, locate, open_records
+from .envelope import MIXED, Header, Source, locate, open_records
+from .recording import contents, open_recorded
+from .schemas import frame_of
 from ..errors import IntegrityError, SchemaError
 
 # %% auto #0
-__all__ = ['UNDEFINED_PRICE', 'Inspection', 'inspect', 'exact_prices', 'symbols_at', 'read_bars', 'read']
+__all__ = ['UNDEFINED_PRICE', 'Inspection', 'inspect', 'exact_prices', 'intervals', 'Names', 'symbols_at', 'read_bars', 'read']
 
 # %% ../../nbs/data/03_dbn.ipynb #dbn07
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Inspection:
     symbols: tuple[str, ...]  # sorted
     bytes: int  # of the stored file
     verifiable: bool  # damage would have been seen
+    holds: Mapping[str, int]  # schema → records; of a live recording also "symbol", "system" and "error"
 
 
 _UNDEFINED_TIME = np.uint64(2**64 - 1)
@@ -50,21 +54,26 @@ def inspect(
     sha256: str | None = None,  # of the stored bytes, from the vendor's manifest
 ) -> Inspection:  # IntegrityError or SchemaError names the file, the rule and the value
     """Check a file to its last byte and say what is in it. O(bytes), constant memory."""
-    header, arrays = open_records(source, name=name, sha256=sha256)
+    place, _ = locate(source, name)
+    if not isinstance(place, (Path, bytes)):
+        raise SchemaError("a stream cannot be inspected, rule: a file or its bytes")
+    header, arrays = open_records(place, name=name, sha256=sha256)
     count, first, last = 0, 2**64 - 1, -1
     for records in arrays:
         count += len(records)
         times = records["ts_event"][records["ts_event"] != _UNDEFINED_TIME]
         if times.size:
             first, last = min(first, int(times.min())), max(last, int(times.max()))
-    place, _ = locate(source, name)
+    holds = {header.schema: count}
+    if header.schema == MIXED:
+        header, holds = contents(place, name=name, sha256=sha256)
     return Inspection(
         name=header.name, dataset=header.dataset, schema=header.schema, version=header.version, records=count,
         first=None if last < 0 else first, last=None if last < 0 else last,
         start=header.start, end=header.end,
         symbols=tuple(sorted(header.mappings or header.symbols)),
         bytes=place.stat().st_size if isinstance(place, Path) else len(place),
-        verifiable=sha256 is not None or checksummed(place),
+        verifiable=header.verifiable, holds=holds,
     )  # fmt: skip
 
 # %% ../../nbs/data/03_dbn.ipynb #dbn13
@@ -94,6 +103,7 @@ _NAMED = ("raw_symbol", "parent", "nasdaq_symbol", "cms_symbol")  # the mappings
 
 
 _FOREVER = date(2262, 1, 1)  # 64 bits of nanoseconds end in that year
+_DAY_NS = 86_400 * 10**9
 
 
 def _number(word: str, header: Header) -> int:
@@ -105,8 +115,8 @@ def _number(word: str, header: Header) -> int:
     return int(word)
 
 
-def _intervals(
-    header: Header,
+def intervals(
+    header: Header,  # its mappings
 ) -> pl.DataFrame:  # instrument UInt32, since and until (ns UTC, exclusive), symbol; sorted by the first two
     """List which instrument number meant which symbol, and when."""
     if header.stype_in not in (*_NAMED, "instrument_id"):
@@ -142,58 +152,83 @@ def _intervals(
         )
     return found.with_columns(pl.col("since", "until").cast(frames.INSTANT))
 
+
+_intervals = intervals
+
 # %% ../../nbs/data/03_dbn.ipynb #dbn20
+class Names:
+    """What a file's instrument numbers mean, laid out for many rows."""
+
+    def __init__(self, header: Header) -> None:
+        known = intervals(header)
+        self.symbols: list[str] = known["symbol"].unique().sort().to_list()  # what codes count
+        self._name = header.name
+        self._code = (
+            known["symbol"]
+            .replace_strict(self.symbols, list(range(len(self.symbols))), return_dtype=pl.Int32)
+            .to_numpy()
+        )
+        day = pl.col("since", "until").to_physical() // _DAY_NS
+        number, since, self._until = (
+            known.with_columns(day)[c].to_numpy().astype(np.uint64) for c in ("instrument", "since", "until")
+        )
+        self._start = number << np.uint64(32) | since
+
+    def codes(
+        self,
+        instruments: NDArray[np.uint32],  # instrument numbers, shape (n,)
+        times: NDArray[np.int64],  # ns UTC, shape (n,): when each row was true
+    ) -> NDArray[np.int32]:  # places in `symbols`, shape (n,); -1 where there is no name
+        """Number each row's symbol. O(n log intervals)."""
+        if not len(self._start):
+            return np.full(len(instruments), -1, np.int32)
+        day = (np.maximum(times, 0) // _DAY_NS).astype(np.uint64)
+        asked = instruments.astype(np.uint64) << np.uint64(32) | day
+        at = np.maximum(np.searchsorted(self._start, asked, side="right") - 1, 0)
+        same = self._start[at] >> np.uint64(32) == instruments
+        found = same & (self._start[at] <= asked) & (day < self._until[at])
+        return np.where(found, self._code[at], np.int32(-1))
+
+    def refuse(self, number: int, time: int) -> None:
+        """Refuse a row without a name."""
+        when = datetime.fromtimestamp(time // 10**9, UTC).date()
+        raise SchemaError(
+            f"{self._name}: instrument {number} has no symbol on {when}, rule: a mapping for every row"
+        )
+
+# %% ../../nbs/data/03_dbn.ipynb #dbn44
 def symbols_at(
     instruments: NDArray[np.uint32],  # instrument numbers, shape (n,)
     times: pl.Series,  # Datetime("ns", "UTC"), shape (n,): when each row was true
     header: Header,  # its mappings
+    *,
+    names: Names | None = None,  # of that header, where it is already laid out
 ) -> pl.Series:  # String, shape (n,), no nulls
     """Name each row by the symbol that its instrument number meant at that instant."""
-    rows = (
-        pl.DataFrame({"instrument": instruments, "at": times})
-        .with_row_index("row")
-        .sort("at", maintain_order=True)
-    )
-    known = _intervals(header).sort("since", "instrument")
-    named = rows.join_asof(
-        known, left_on="at", right_on="since", by="instrument", strategy="backward", check_sortedness=False
-    )
-    named = named.with_columns(pl.when(pl.col("at") < pl.col("until")).then("symbol").alias("symbol")).sort(
-        "row"
-    )
-    if (lost := named.filter(pl.col("symbol").is_null())).height:
-        number, when = lost["instrument"][0], lost["at"].dt.date()[0]
-        raise SchemaError(
-            f"{header.name}: instrument {number} has no symbol on {when}, rule: a mapping for every row"
-        )
-    return named["symbol"]
+    names, at = Names(header) if names is None else names, times.to_physical().to_numpy()
+    codes = names.codes(instruments, at)
+    if (lost := np.flatnonzero(codes < 0)).size:
+        names.refuse(int(instruments[lost[0]]), int(at[lost[0]]))
+    return pl.Series("symbol", names.symbols, dtype=pl.String).gather(codes)
 
 # %% ../../nbs/data/03_dbn.ipynb #dbn26
+def _none(header: Header) -> NDArray[np.void]:
+    """No record, of the right type: what a file holds of which a hash says that nothing was sent."""
+    return np.empty(0, header.dtype)
+
+
 def _collect(source: Source, name: str | None, sha256: str | None) -> tuple[Header, NDArray[np.void]]:
     """Read every record of a file with one schema; nothing is returned before the end is proved."""
     header, arrays = open_records(source, name=name, sha256=sha256)
-    if header.schema == "mixed":
+    if header.schema == MIXED:
         raise SchemaError(f"{header.name}: is a live recording of mixed schemas, rule: one schema a file")
-    return header, np.concatenate(list(arrays))
-
-
-def _instants(
-    values: NDArray[np.uint64],  # ns UTC; 2**64 - 1 where undefined
-    column: str,
-    header: Header,
-) -> pl.Series:  # Datetime("ns", "UTC"), no nulls
-    """Turn the vendor's unsigned instants into ours."""
-    if (wrong := np.flatnonzero(values >= 2**63)).size:
-        raise IntegrityError(
-            f"{header.name}: record {wrong[0]} has no {column}, rule: one in every {header.schema} record"
-        )
-    return pl.Series(column, values.astype(np.int64)).cast(frames.INSTANT)
+    return header, np.concatenate([_none(header), *arrays])
 
 
 def _one_publisher(records: NDArray[np.void], header: Header, publisher: int | None) -> NDArray[np.void]:
     """Keep one venue's bars, or refuse to choose between several."""
     venues = sorted(np.unique(records["publisher_id"]).tolist())
-    if publisher is None and len(venues) == 1:
+    if publisher is None and len(venues) <= 1:
         return records
     if publisher not in venues:
         asked = "none was chosen" if publisher is None else f"got publisher={publisher}"
@@ -204,23 +239,23 @@ def _one_publisher(records: NDArray[np.void], header: Header, publisher: int | N
     return kept
 
 # %% ../../nbs/data/03_dbn.ipynb #dbn27
+def _checked(rows: pl.DataFrame, header: Header) -> pl.DataFrame:
+    """Sort rows by the key of their frame and check them; the file is named."""
+    want = frame_of(header.schema)
+    try:
+        return frames.check(rows.sort(want.key), want)
+    except SchemaError as e:
+        raise SchemaError(f"{header.name}: {e}") from e
+
+
 def _bars(header: Header, records: NDArray[np.void], publisher: int | None) -> pl.DataFrame:
     """Give bar records their instants, symbols and prices."""
+    from researchkit.data.rows import rows_of
+
     if header.schema not in INTERVALS:
         raise SchemaError(f"{header.name}: holds {header.schema}, rule: bars, one of {', '.join(INTERVALS)}")
     records = _one_publisher(records, header, publisher)
-    start = _instants(records["ts_event"], "ts_event", header)
-    known = (start.to_physical() + INTERVALS[header.schema]).cast(frames.INSTANT)
-    bars = pl.DataFrame(
-        {"ts_event": start, "symbol": symbols_at(records["instrument_id"], start, header)}
-        | {"ts_known": known, "ts_published": known}
-        | {column: exact_prices(records[column], name=column) for column in ("open", "high", "low", "close")}
-        | {"volume": records["volume"]}
-    )
-    try:
-        return frames.check(bars.sort("ts_event", "symbol", maintain_order=True), frames.BARS)
-    except SchemaError as e:
-        raise SchemaError(f"{header.name}: {e}") from e
+    return _checked(rows_of(records, header, names=Names(header), vendor=False), header)
 
 
 def read_bars(
@@ -234,40 +269,22 @@ def read_bars(
     return _bars(*_collect(source, name, sha256), publisher)
 
 # %% ../../nbs/data/03_dbn.ipynb #dbn34
-_TICKS = ("trades", "mbp-1", "tbbo")
-_QUOTED = {"bid_px": "bid_px_00", "ask_px": "ask_px_00"}, {"bid_sz": "bid_sz_00", "ask_sz": "ask_sz_00"}
-
-
 def read(
-    source: Source,  # a trades, mbp-1 or tbbo file, bars, or the bytes
+    source: Source,  # a file of any schema with a frame, or its bytes
     *,
     name: str | None = None,  # what errors shall call it; default: the file's name
     sha256: str | None = None,  # of the stored bytes, from the vendor's manifest
-    latency: timedelta = timedelta(0),  # from capture to us, added to ts_known
-) -> pl.DataFrame:  # frames.TRADES for trades, frames.QUOTES for mbp-1 and tbbo, frames.BARS for bars
+    latency: timedelta = timedelta(0),  # from capture to us, added to ts_known of everything but bars
+    schema: str | None = None,  # of a live recording: which of its schemas
+) -> pl.DataFrame:  # the frame of the schema, sorted by its key; nothing is returned before the end is proved
     """Read a file as the frame of its schema."""
-    header, records = _collect(source, name, sha256)
+    from researchkit.data.rows import rows_of
+
+    header, arrays = open_recorded(source, schema, name=name, sha256=sha256)
     if header.schema in INTERVALS:
-        return _bars(header, records, None)
-    if header.schema not in _TICKS:
-        allowed = ", ".join((*_TICKS, *INTERVALS))
-        raise SchemaError(f"{header.name}: there is no frame for {header.schema} yet, rule: one of {allowed}")
-    if latency < timedelta(0):
-        raise ValueError(f"latency must not be negative, got {latency}")
-    event, recv = (_instants(records[c], c, header) for c in ("ts_event", "ts_recv"))
-    known = np.maximum(records["ts_event"], records["ts_recv"]).astype(np.int64)
-    known += (latency // timedelta(microseconds=1)) * 1000
-    at = pl.Series(known).cast(frames.INSTANT)
-    data = {
-        "ts_event": event, "symbol": symbols_at(records["instrument_id"], recv, header),
-        "sequence": records["sequence"], "ordinal": np.arange(len(records), dtype=np.uint64), "ts_recv": recv,
-        "ts_known": at, "ts_published": at,
-        "price": exact_prices(records["price"]), "size": records["size"],
-        "side": pl.Series(records["side"].astype("U1").tolist(), dtype=pl.String), "flags": records["flags"],
-    }  # fmt: skip
-    prices, sizes = _QUOTED
-    if header.schema != "trades":
-        data |= {ours: exact_prices(records[theirs], name=ours) for ours, theirs in prices.items()}
-        data |= {ours: records[theirs] for ours, theirs in sizes.items()}
-    want = frames.TRADES if header.schema == "trades" else frames.QUOTES
-    return frames.check(pl.DataFrame(data).sort(want.key), want)
+        return _bars(header, np.concatenate([_none(header), *arrays]), None)
+    names, found, first = Names(header), [], 0
+    for records in (_none(header), *arrays):
+        found.append(rows_of(records, header, names=names, first=first, latency=latency, vendor=False))
+        first += len(records)
+    return _checked(pl.concat(found), header)

@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+import sqlalchemy as sa
+from pyiceberg.catalog import MetastoreCatalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
+from .storage import Storage
 from ..errors import IntegrityError, SettingsError
-from ..security.durable import write_once, write_over
 
 # %% auto #0
-__all__ = ['SCHEME', 'FOLDER', 'relative', 'LakeInput', 'LakeOutput', 'LakeFileIO']
+__all__ = ['SCHEME', 'STORAGE', 'relative', 'LakeInput', 'LakeOutput', 'LakeFileIO', 'LakeCatalog']
 
 # %% ../../nbs/data/13_fileio.ipynb #fio07
 SCHEME = "lake://"
-FOLDER = "lake.folder"  # the catalog property that says where the lake lies on this machine
+STORAGE = "lake.storage"  # the catalog property that holds the place where the lake lies
 
 
 def relative(location: str) -> str:
@@ -36,32 +39,29 @@ def relative(location: str) -> str:
 class LakeInput(InputFile):
     """One file of the lake, to be read."""
 
-    def __init__(self, location: str, path: Path) -> None:
+    def __init__(self, location: str, storage: Storage) -> None:
         super().__init__(location)
-        self.path = path
+        self.storage, self.path = storage, relative(location)
 
     def __len__(self) -> int:
         """Its size in bytes."""
-        return self.path.stat().st_size
+        return self.storage.size(self.path)
 
     def exists(self) -> bool:
         """Whether it is there."""
-        return self.path.is_file()
+        return self.storage.exists(self.path)
 
     def open(self, seekable: bool = True) -> InputStream:
         """Open it; a missing file is an `IntegrityError`, because the metadata promised it."""
-        try:
-            return self.path.open("rb")
-        except FileNotFoundError as e:
-            raise IntegrityError(f"lake file {relative(self.location)} is missing") from e
+        return self.storage.open(self.path)
 
 # %% ../../nbs/data/13_fileio.ipynb #fio12
 class _Publish(io.BytesIO):
     """Collects bytes and makes them durable when closed without an error."""
 
-    def __init__(self, path: Path, *, replace: bool) -> None:
+    def __init__(self, storage: Storage, path: str) -> None:
         super().__init__()
-        self._path, self._replace = path, replace
+        self._storage, self._path = storage, path
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
         """Publish only what was written to its end."""
@@ -74,56 +74,76 @@ class _Publish(io.BytesIO):
         if not self.closed:
             content = self.getvalue()
             super().close()
-            (write_over if self._replace else write_once)(self._path, content, site="commit", mode=0o444)
+            self._storage.publish(self._path, lambda sink: sink.write(content))
 
 
 class LakeOutput(OutputFile):
     """One file of the lake, to be written."""
 
-    def __init__(self, location: str, path: Path) -> None:
+    def __init__(self, location: str, storage: Storage) -> None:
         super().__init__(location)
-        self.path = path
+        self.storage, self.path = storage, relative(location)
 
     def __len__(self) -> int:
         """Its size in bytes."""
-        return self.path.stat().st_size
+        return self.storage.size(self.path)
 
     def exists(self) -> bool:
         """Whether it is there."""
-        return self.path.is_file()
+        return self.storage.exists(self.path)
 
     def to_input_file(self) -> LakeInput:
         """The same file, to be read."""
-        return LakeInput(self.location, self.path)
+        return LakeInput(self.location, self.storage)
 
     def create(self, overwrite: bool = False) -> OutputStream:
-        """A stream whose content appears under the name when it is closed."""
+        """A stream whose content appears under the name when it is closed; a taken name stays what it is."""
         if not overwrite and self.exists():
             raise FileExistsError(self.location)
-        return _Publish(self.path, replace=overwrite and self.exists())
+        return _Publish(self.storage, self.path)
 
 # %% ../../nbs/data/13_fileio.ipynb #fio15
 class LakeFileIO(FileIO):
-    """Opens `lake://` addresses inside one folder."""
+    """Opens `lake://` addresses inside one storage."""
 
     def __init__(self, properties: Properties = EMPTY_DICT) -> None:
         super().__init__(properties)
-        if not properties.get(FOLDER):
-            raise SettingsError(f"the lake's files need the property {FOLDER}, got {sorted(properties)}")
-        self.folder = Path(properties[FOLDER])
-
-    def path(self, location: str) -> Path:
-        """Where an address lies on this machine."""
-        return self.folder / relative(location)
+        if STORAGE not in properties:
+            raise SettingsError(f"the lake's files need the property {STORAGE}, got {sorted(properties)}")
+        self.storage: Storage = properties[STORAGE]
 
     def new_input(self, location: str) -> LakeInput:
         """The file at an address, to be read."""
-        return LakeInput(location, self.path(location))
+        return LakeInput(location, self.storage)
 
     def new_output(self, location: str) -> LakeOutput:
         """The file at an address, to be written."""
-        return LakeOutput(location, self.path(location))
+        return LakeOutput(location, self.storage)
 
     def delete(self, location: str | InputFile | OutputFile) -> None:
         """Remove a file that no metadata refers to any more; a missing one is gone already."""
-        self.path(location if isinstance(location, str) else location.location).unlink(missing_ok=True)
+        self.storage.delete(relative(location if isinstance(location, str) else location.location))
+
+# %% ../../nbs/data/13_fileio.ipynb #fio22
+class LakeCatalog(SqlCatalog):
+    """Iceberg's catalog on an engine and a storage of the house."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,  # that also serves the registry
+        storage: Storage,  # where the files lie
+    ) -> None:
+        held: dict[str, Any] = {"py-io-impl": "researchkit.data.fileio.LakeFileIO", STORAGE: storage}
+        MetastoreCatalog.__init__(self, "lake", warehouse=SCHEME, **held)
+        self.engine = engine
+        self._init_catalog()
+
+    def _init_catalog(self) -> None:
+        """Make the two tables of the catalog, unless somebody makes them at this moment."""
+        try:
+            super()._init_catalog()
+        except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
+            super()._init_catalog()
+
+    def __repr__(self) -> str:
+        return f"LakeCatalog({self.properties[STORAGE].name})"

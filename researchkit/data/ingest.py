@@ -5,225 +5,303 @@
 # %% ../../nbs/data/15_ingest.ipynb #ing03
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ..context import Context, Resource, parse_table
 from . import tables
-from .door import Door
-from .raw import RawZone, locked
-from .registry import Registry, insert
-from .shares import FILE, Count, counted, share_rows
-from ..errors import IntegrityError
-from ..frames import INSTANT, Schema
-from ..security.durable import reached, sha256_of
+from researchkit.data.accounts import (
+    Brought,
+    Filed,
+    Index,
+    Ingest,
+    file_rows,
+    symbol_rows,
+    table_lock,
+)
+from .corrections import STEP, Restatement, Scope, scope_of
+from .envelope import Header, open_records
+from .intake import Draft, Intake, Output, Progress, silent, take_in, write_out
+from .layouts import Layout, layout_in
+from .neighbours import Neighbours, meeting
+from .raw import RawObject, RawZone
+from .registry import insert
+from .shares import Count
+from ..errors import IntegrityError, NotFound, SecretUnavailable
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
+    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
+    from researchkit.data.writing import Shape
+
 # %% auto #0
-__all__ = ['published_at', 'fresh_rows', 'file_rows', 'symbol_rows', 'Ingest', 'Index', 'table_lock', 'ingest']
+__all__ = ['FILES', 'nanoseconds', 'Desk', 'restating', 'Lot', 'Batch', 'ingest_many', 'ingest', 'Index', 'Ingest', 'file_rows',
+           'symbol_rows', 'table_lock']
+
+# %% ../../nbs/data/15_ingest.ipynb #ing31
+_all_ = [Index, Ingest, file_rows, symbol_rows, table_lock]
 
 # %% ../../nbs/data/15_ingest.ipynb #ing07
-def published_at(
-    frame: pl.DataFrame,  # bars, trades or quotes
-    published: datetime | None,  # UTC; None: as assumed by the reader
-) -> pl.DataFrame:  # the same rows; nothing is published before it is known
-    """Set `ts_published` of a correction."""
+def nanoseconds(
+    published: datetime | None,  # None: as assumed by the reader
+) -> int | None:  # ns UTC
+    """The day on which a correction could first be had; raises `ValueError` without a time zone."""
     if published is None:
-        return frame
+        return None
     if published.tzinfo is None:
         raise ValueError(f"published must carry a time zone, got {published.isoformat()}")
-    return frame.with_columns(ts_published=pl.max_horizontal("ts_known", pl.lit(published).cast(INSTANT)))
+    gone = published - datetime(1970, 1, 1, tzinfo=UTC)
+    return (gone.days * 86_400 + gone.seconds) * 10**9 + gone.microseconds * 1_000
 
 # %% ../../nbs/data/15_ingest.ipynb #ing10
-def fresh_rows(
-    new: pl.DataFrame,  # as `tables.stored` gives it
-    held: pl.DataFrame,  # the rows of the same span that the table holds, in the same form
-    schema: Schema,
-    *,
-    words: str,  # what the new rows come from, for the error
-) -> pl.DataFrame:  # the rows of `new` that are not in `held`
-    """Leave out what is held already; raises `IntegrityError` for a row that contradicts one that is held."""
-    if held.is_empty():
-        return new
-    fresh = new.join(held, on=new.columns, how="anti", nulls_equal=True, maintain_order="left")
-    version = [*schema.key, "ts_published"]
-    clash = fresh.join(held.select(version), on=version, how="semi", maintain_order="left")
-    if clash.height:
-        first = clash.row(0, named=True)
-        raise IntegrityError(
-            f"{words}: {clash.height:,} rows contradict rows that are held, the first is {first['symbol']} of "
-            f"{first[tables.DAY]:%Y-%m-%d}; a correction must say when it was published: ingest(…, published=…)"
-        )
-    return fresh
+@dataclass(frozen=True)
+class Desk:
+    """What an ingest works with."""
+
+    raw: RawZone
+    catalog: SqlCatalog
+    index: Index
+    context: Context
+    published: int | None = None  # ns UTC
+    progress: Progress = silent
+
+    @property
+    def scratch(self) -> Path:
+        """Where files without a name lie."""
+        return self.index.storage.locks.parent / ".incoming"
+
+    @contextmanager
+    def reading(self, found: RawObject) -> Iterator[tuple[Header, Iterator[Any]]]:
+        """Open an object's records; the last of them proves its bytes."""
+        with self.raw.open(found.sha256, context=self.context, action="ingest") as stream:
+            yield open_records(stream, name=found.name, sha256=found.sha256)
+
+
+def _asked(desk: Desk, sha256: str, table: str) -> Scope:
+    """What an earlier object was asked for."""
+    try:
+        with desk.reading(desk.raw.record(sha256)) as (header, _):
+            return scope_of(header)
+    except (NotFound, SecretUnavailable):
+        query = "SELECT MIN(first_ns) AS a, MAX(last_ns) AS b FROM lake_files WHERE raw_sha256 = :r AND table_name = :t"
+        row = desk.index.registry.one(query, r=sha256, t=table) or {}
+        return Scope(row["a"] or 0, (row["b"] or -1) + 1, None)
+
+
+def restating(desk: Desk, found: RawObject, header: Header, layout: Layout) -> Restatement | None:
+    """Whether an object replaces earlier rows, which, and since when; None for an ordinary one."""
+    versions, mine = desk.raw.versions(found.name, found.table_name), scope_of(header)
+    [own, *_] = [v for v in versions if v.sha256 == found.sha256] or [None]
+    before = [v.sha256 for v in versions if own is not None and v.version < own.version]
+    earlier = [s for s in dict.fromkeys(before) if desk.index.find(s, found.table_name) is not None]
+    later = STEP * max(1, own.version - 1 if own is not None else 1)
+    if desk.published is not None:
+        whole = "ordinal" not in layout.frame.key
+        return Restatement((mine,), desk.published, later, whole, earlier[-1] if earlier else "")
+    scopes = [both for s in earlier if not (both := mine & _asked(desk, s, found.table_name)).empty]
+    if not scopes or own is None:
+        return None
+    return Restatement(tuple(scopes), own.put_ns, later, replaces=earlier[-1])
 
 # %% ../../nbs/data/15_ingest.ipynb #ing14
-def file_rows(
-    folder: Path,  # of the lake
-    paths: Sequence[str],  # relative to it
-    table: str,
-    raw_sha256: str,
-) -> list[dict[str, Any]]:  # rows of `lake_files`
-    """Describe data files by reading them."""
-    rows = []
-    for path in paths:
-        span = pl.scan_parquet(folder / path).select(
-            rows=pl.len(), first_ns=pl.col("ts_event").min(), last_ns=pl.col("ts_event").max()
-        )
-        full = folder / path
-        rows.append(
-            {"path": path, "table_name": table, "raw_sha256": raw_sha256, "bytes": full.stat().st_size}
-            | {"sha256": sha256_of(full), **span.collect().row(0, named=True)}
-        )
-    return rows
+@dataclass
+class Lot:
+    """One object before its commit."""
+
+    brought: Brought
+    draft: Draft
+    intake: Intake  # open as long as bad rows wait in its ward
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """First and last event of its files, ns."""
+        spans = [f.account.span for f in self.draft.filed]
+        return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
 
 
-def symbol_rows(
-    folder: Path,
-    paths: Sequence[str],
-    table: str,
-    known: Sequence[dict[str, Any]],  # rows of `lake_symbols` for the table
-) -> list[dict[str, Any]]:  # the rows that changed, by symbol
-    """Add what the files hold to what is known of each symbol."""
-    if not paths:
-        return []
-    at = pl.col("ts_event")
-    gained = pl.scan_parquet([folder / p for p in paths]).group_by("symbol").agg(
-        first_ns=at.min(), last_ns=at.max(), rows=pl.len().cast(pl.Int64)
-    )  # fmt: skip
-    old = {row["symbol"]: row for row in known}
-    rows = []
-    for row in gained.collect().sort("symbol").iter_rows(named=True):
-        was = old.get(row["symbol"], row | {"rows": 0, "words": ""})
-        first, last = min(row["first_ns"], was["first_ns"]), max(row["last_ns"], was["last_ns"])
-        count = {"table_name": table, "rows": row["rows"] + was["rows"]}
-        rows.append(was | count | {"first_ns": first, "last_ns": last})
-    return rows
+def _know(desk: Desk, header: Header, raw_sha256: str) -> None:
+    """Write down which number meant which symbol, and when."""
+    from researchkit.data.dbn import _intervals
 
-# %% ../../nbs/data/15_ingest.ipynb #ing16
-@dataclass(frozen=True)
-class Ingest:
-    """What became of one raw object."""
+    rows = [
+        {"dataset": header.dataset, "instrument_id": number, "since_ns": since, "symbol": symbol, "until_ns": until,
+         "raw_sha256": raw_sha256}
+        for number, since, until, symbol in _intervals(header).with_columns(
+            pl.col("since", "until").to_physical()).select("instrument", "since", "until", "symbol").iter_rows()
+    ]  # fmt: skip
+    if rows:
+        desk.index.registry.write((insert("symbology", rows[0]), rows))
 
-    table: str  # "DEMO/ohlcv-1d"
-    raw_sha256: str
-    rows: int  # that this object added; rows held already are not counted
-    snapshot: int  # of the table, in which they became visible; 0 when there were none
-    new: bool  # False: it was in the lake before
-    held: int | None = None  # rows of this object, whoever brought them first; None: not counted
+
+def _met(desk: Desk, intake: Intake, table: str, change: Restatement | None) -> list[str]:
+    """The files that the object's rows, or those it may take back, lie beside."""
+    names = intake.names.symbols
+    ends = (min(names), max(names)) if names else None
+    found = set[str]()
+    spans = [] if intake.span is None else [intake.span]
+    for scope in () if change is None else change.scopes:
+        spans.append((scope.start, scope.end - 1))
+        ends = None if scope.symbols is None else ends
+    for span in spans:
+        found |= set(meeting(desk.index.registry, table, span, ends))
+    return sorted(found)
+
+# %% ../../nbs/data/15_ingest.ipynb #ing15
+def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> tuple[Output, list[str]]:
+    """Read an object, and get ready to write it; also the files that it meets."""
+    from researchkit.data.writing import Shape
+
+    with desk.reading(found) as (header, arrays):
+        change = restating(desk, found, header, layout)
+        scopes = () if change is None else change.scopes
+        besides = frozenset(s for scope in scopes for s in scope.symbols or ())
+        intake = take_in(header, arrays, layout, desk.scratch, besides=besides, progress=desk.progress)
+    shape = Shape(layout, {f.name: f.field_id for f in table.schema().fields})
+    met = _met(desk, intake, found.table_name, change)
+    beside = Neighbours(desk.index.storage, met, layout) if met or change is not None else None
+    return Output(intake, shape, beside=beside, change=change, progress=desk.progress), met
+
+
+def _lot(desk: Desk, found: RawObject, table: Table, output: Output) -> Lot:
+    """Write an object's files."""
+    _know(desk, output.intake.header, found.sha256)
+    draft = write_out(output, table, desk.index.storage, tables.stem(found.sha256))
+    brought = Brought(found.sha256, draft.filed, output.settled, output.change)
+    return Lot(brought, draft, output.intake)
+
+
+def _recounted(desk: Desk, found: RawObject, done: Ingest, output: Output) -> Ingest:
+    """Count the rows of an object that a kill left uncounted."""
+    output.again = True
+    for _, batches in output.parts():
+        for _ in batches:
+            continue
+    own, shared = tables.stem(found.sha256), dict[str, int]()
+    mine = 0
+    for path, rows in output.settled.shared.items():
+        if PurePosixPath(path).stem == own:
+            mine += rows
+        else:
+            shared[path] = rows
+    return desk.index.recount(done, Count(output.settled.held, shared, mine))
 
 # %% ../../nbs/data/15_ingest.ipynb #ing18
-_MERGE = (
-    "INSERT INTO lake_symbols (table_name, symbol, first_ns, last_ns, rows, words) "
-    "VALUES (:table_name, :symbol, :first_ns, :last_ns, :rows, :words) ON CONFLICT (table_name, symbol) DO UPDATE "
-    "SET first_ns = excluded.first_ns, last_ns = excluded.last_ns, rows = excluded.rows"
-)
+FILES = 500  # that one commit may have
 
 
-@dataclass(frozen=True)
-class Index:
-    """The registry's account of what is in the lake."""
+@dataclass
+class Batch:
+    """Lots of one table that wait for their commit."""
 
-    folder: Path  # of the lake
-    registry: Registry
-    door: Door
-    clock: Callable[[], int] = time.time_ns
+    desk: Desk
+    resource: Resource
+    table: Table
+    lots: list[Lot] = field(default_factory=list)
 
-    def find(self, raw_sha256: str, table: str) -> Ingest | None:
-        """The account of one object, or None."""
-        query = "SELECT * FROM ingests WHERE raw_sha256 = :r AND table_name = :t"
-        row = self.registry.one(query, r=raw_sha256, t=table)
-        return (
-            None
-            if row is None
-            else Ingest(table, raw_sha256, row["rows"], row["snapshot"], False, row["held"])
-        )
+    def meets(self, span: tuple[int, int] | None) -> bool:
+        """Whether a waiting lot reaches into a span: what it brings must be visible before more is compared."""
+        spans = [s for lot in self.lots if (s := lot.span) is not None]
+        return span is not None and any(a <= span[1] and b >= span[0] for a, b in spans)
 
-    def complete(
-        self,
-        resource: Resource,
-        raw_sha256: str,
-        snapshot: int,
-        paths: Sequence[str],
-        *,
-        context: Context,
-        count: Count | None = None,  # None: nobody is there who has seen the object's rows
-    ) -> Ingest:
-        """Write the ledger entry, then the index, in one transaction."""
-        name = resource.table
-        files = file_rows(self.folder, paths, name, raw_sha256)
-        known = self.registry.rows("SELECT * FROM lake_symbols WHERE table_name = :t", t=name)
-        symbols = symbol_rows(self.folder, paths, name, known)
-        rows = sum(f["rows"] for f in files)
-        hashes = {f["path"]: f["sha256"] for f in files}
-        said = {"table": name, "raw": raw_sha256, "rows": rows, "files": hashes}
-        self.door.once("ingest", {"subject": f"ingest:{raw_sha256}:{name}", **said}, context=context)
-        done = {"raw_sha256": raw_sha256, "table_name": name, "snapshot": snapshot, "rows": rows}
-        done |= {"ingested_ns": self.clock(), "held": None if count is None else count.held}
-        reached("ingest", "before")
-        self.registry.write(
-            (insert("lake_tables", {"table_name": name, "words": ""}), [{"table_name": name, "words": ""}]),
-            (insert("lake_files", dict.fromkeys(files[0])) if files else "", files),
-            (_MERGE, symbols),
-            (insert("ingests", done), [done]),
-            *share_rows(name, raw_sha256, count),
-        )
-        reached("ingest", "after")
-        return Ingest(name, raw_sha256, rows, snapshot, new=True, held=done["held"])
+    @property
+    def full(self) -> bool:
+        """Whether it is time to commit."""
+        return sum(len(lot.draft.files) for lot in self.lots) >= FILES
 
-    def recount(self, done: Ingest, count: Count) -> Ingest:
-        """Add the count to an account without one, if they agree; with another day of publication they do not."""
-        if (count.own, count.own + sum(count.shared.values())) != (done.rows, count.held):
-            return done
-        row = {"held": count.held, "raw": done.raw_sha256, "name": done.table}
-        update = "UPDATE ingests SET held = :held WHERE raw_sha256 = :raw AND table_name = :name"
-        reached("ingest", "before")
-        self.registry.write(*share_rows(done.table, done.raw_sha256, count), (update, [row]))
-        reached("ingest", "after")
-        return replace(done, held=count.held)
+    def commit(self) -> list[Ingest]:
+        """Make everything visible, and forget it."""
+        from researchkit.data.aside import put_aside
 
-    def missing(self, table: Table, resource: Resource) -> dict[str, int]:
-        """Raw objects that retained snapshots name and the index does not, with their snapshots."""
-        return {r: s for r, s in tables.commits(table).items() if self.find(r, resource.table) is None}
+        lots, self.lots = self.lots, []
+        if not lots:
+            return []
+        try:
+            asides = put_aside(
+                [(lot.brought.raw_sha256, lot.intake) for lot in lots], self.resource,
+                catalog=self.desk.catalog, index=self.desk.index,
+            )  # fmt: skip
+        finally:
+            for lot in lots:
+                lot.intake.close()
+        objects = [replace(lot.brought, aside=asides.get(lot.brought.raw_sha256, {})) for lot in lots]
+        files, snapshot = [file for lot in lots for file in lot.draft.files], 0
+        if files:
+            named = [lot.brought.raw_sha256 for lot in lots if lot.draft.files]
+            snapshot = tables.commit(self.table, files, raw_sha256=named)
+        done = self.desk.index.complete(self.resource, snapshot, objects, context=self.desk.context)
+        if files:
+            tables.expire(self.table)
+        return done
 
-    def left_behind(self, table: Table, resource: Resource) -> list[tuple[str, int, list[str]]]:
-        """The same with the files that each of them brought."""
-        return [
-            (r, s, [p for p in tables.planned(table, snapshot=s) if Path(p).stem == tables.stem(r)])
-            for r, s in self.missing(table, resource).items()
-        ]
-
-    def reconcile(self, table: Table, resource: Resource, *, context: Context) -> int:
-        """Complete the index for commits that a killed process left behind; the caller holds the table's lock."""
-        left = self.left_behind(table, resource)
-        for raw_sha256, snapshot, paths in left:
-            self.complete(resource, raw_sha256, snapshot, paths, context=context)
-        return len(left)
-
-# %% ../../nbs/data/15_ingest.ipynb #ing19
-def table_lock(folder: Path, resource: Resource) -> Path:
-    """The lock file of one table."""
-    return folder / ".locks" / f"{'.'.join(resource.identifier)}.lock"
+# %% ../../nbs/data/15_ingest.ipynb #ing20
+def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ingest]:
+    """Bring an object as far as its lot; says what became of it and of others on the way."""
+    done = desk.index.find(found.sha256, found.table_name)
+    if done is not None and done.held is not None:
+        return [done]
+    output, _ = _output(desk, found, batch.table, layout)
+    finished: list[Ingest] = []
+    try:
+        if batch.meets(output.intake.span):
+            finished = batch.commit()
+            output.beside = Neighbours(
+                desk.index.storage, _met(desk, output.intake, found.table_name, output.change), layout
+            )
+        if done is not None:
+            return [*finished, _recounted(desk, found, done, output)]
+        batch.lots.append(_lot(desk, found, batch.table, output))
+    except BaseException:
+        output.intake.close()
+        raise
+    finally:
+        if output.beside is not None:
+            output.beside.close()
+    return [*finished, *(batch.commit() if batch.full else [])]
 
 
-def _held(folder: Path, table: Table, data: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """The rows that the table holds under the keys of `data`, in stored form, each with its file."""
-    span = data.select(start=pl.col("ts_event").min(), end=pl.col("ts_event").max() + 1).row(0, named=True)
-    if table.current_snapshot() is None or not (paths := tables.planned(table, **span)):
-        return data.clear().with_columns(pl.lit(None, pl.String).alias(FILE))
-    keys = data.select(*schema.key).lazy()
-    rows = pl.scan_parquet([folder / p for p in paths], include_file_paths=FILE).select(*data.columns, FILE)
-    found = rows.join(keys, on=schema.key, how="semi").collect()
-    names = {str(folder / p): p for p in paths}
-    return found.with_columns(pl.col(FILE).replace_strict(names, return_dtype=pl.String))
+def _into(desk: Desk, resource: Resource, objects: Sequence[RawObject]) -> list[Ingest]:
+    """Bring objects of one table; the caller has asked."""
+    with tables.alone(desk.index.storage, desk.index.registry, resource):
+        table = tables.make_table(desk.catalog, resource)
+        desk.index.reconcile(table, resource, context=desk.context)
+        batch, done = Batch(desk, resource, table), list[Ingest]()
+        try:
+            for found in objects:
+                done += _one(desk, found, batch, layout_in(table, resource))
+        finally:
+            done += batch.commit()
+        return done
+
+
+def ingest_many(
+    objects: Iterable[str],  # SHA-256 of objects in the raw zone
+    *,
+    raw: RawZone,
+    catalog: SqlCatalog,
+    index: Index,
+    context: Context,
+    published: datetime | None = None,  # when a correction could first be had
+    progress: Progress = silent,
+) -> list[Ingest]:  # in the order asked for; an object named twice is told once
+    """Bring raw objects into their tables, exactly once, many of them in one commit; resumes where it was interrupted."""
+    desk = Desk(raw, catalog, index, context, nanoseconds(published), progress)
+    found = {sha256: raw.record(sha256) for sha256 in objects}
+    done: dict[str, Ingest] = {}
+    by_table = sorted(found.values(), key=lambda f: (f.table_name, f.name))
+    for name, group in groupby(by_table, key=lambda f: f.table_name):
+        resource = parse_table(name)
+        index.door.ask("ingest", resource, context=context)
+        done |= {one.raw_sha256: one for one in _into(desk, resource, list(group))}
+    return [done[sha256] for sha256 in found]
 
 
 def ingest(
@@ -233,50 +311,10 @@ def ingest(
     catalog: SqlCatalog,
     index: Index,
     context: Context,
-    published: datetime | None = None,  # UTC; when a correction could first be had
+    published: datetime | None = None,  # when a correction could first be had
+    progress: Progress = silent,
 ) -> Ingest:
     """Bring one raw object into its table, exactly once; raises what the door, the object and its format raise."""
-    from researchkit.data.dbn import read
-
-    found = raw.record(raw_sha256)
-    resource = parse_table(found.table_name)
-    schema = tables.layout_of(resource).frame
-    index.door.ask("ingest", resource, context=context)
-    with locked(table_lock(index.folder, resource)):
-        table = tables.make_table(catalog, resource)
-        index.reconcile(table, resource, context=context)
-        if (done := index.find(raw_sha256, resource.table)) is not None and done.held is not None:
-            return done
-        content = raw.get(raw_sha256, context=context, action="ingest")
-        data = tables.stored(published_at(read(content, name=found.name), published), schema)
-        held = _held(index.folder, table, data, schema)
-        count = counted(data, held, own=tables.stem(raw_sha256))
-        if done is not None:
-            return index.recount(done, count)
-        data = fresh_rows(data, held, schema, words=found.name)
-        return _add(table, data, resource, raw_sha256, index=index, context=context, count=count)
-
-
-def _add(
-    table: Table,
-    data: pl.DataFrame,
-    resource: Resource,
-    raw_sha256: str,
-    *,
-    index: Index,
-    context: Context,
-    count: Count,
-) -> Ingest:
-    """Write, commit, index, and keep the past small, in that order."""
-    from researchkit.data.fileio import relative
-
-    if data.is_empty():
-        return index.complete(resource, raw_sha256, 0, [], context=context, count=count)
-    files = tables.write_files(table, data, step=tables.layout_of(resource).step, origin=raw_sha256)
-    reached("commit", "before")
-    snapshot = tables.commit(table, files, raw_sha256=raw_sha256)
-    reached("commit", "after")
-    paths = [relative(f.file_path) for f in files]
-    done = index.complete(resource, raw_sha256, snapshot, paths, context=context, count=count)
-    tables.expire(table)
+    parts: dict[str, Any] = {"raw": raw, "catalog": catalog, "index": index, "context": context}
+    [done] = ingest_many([raw_sha256], published=published, progress=progress, **parts)
     return done

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,150 +18,44 @@ import polars as pl
 from ..context import Context, Resource, parse_table
 from . import tables
 from .door import Door, scope
-from .ingest import Index, Ingest, file_rows, ingest, table_lock
-from .raw import Finding, RawZone, checked, locked
+from .filelists import pinned_paths
+from .holdings import Holdings
+from .ingest import Index, Ingest, file_rows, ingest, ingest_many
+from .planning import Files, hashed
+from .quarantine import ward_of
+from .raw import RawZone
+from .objects import Finding
 from .registry import Registry
-from .scan import Access, Request, instant, source, written
-from .shares import files_of
-from ..errors import IntegrityError, NotFound, not_found
-from ..frames import INSTANT, DType
+from .scan import Access, Request, instant, read, source, written
+from .setaside import Aside, files_in, kinds_of, none_aside, put_aside
+from .storage import FolderStorage, Storage
+from .streaming import BUDGET, Piece
+from ..errors import not_found
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['SAMPLE_DAYS', 'When', 'Holdings', 'Files', 'OpenedLake', 'LakeReader', 'Lake']
-
-# %% ../../nbs/data/17_lake.ipynb #lak07
-_DAY_NS = 86_400_000_000_000
-
-
-class Holdings:
-    """What the lake holds, by table and symbol, from the registry."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def tables(self) -> pl.DataFrame:
-        """One row a table: symbols, first and last event, rows held (every version of a row counts)."""
-        query = (
-            "SELECT table_name, COUNT(*) AS symbols, MIN(first_ns) AS first, MAX(last_ns) AS last, "
-            "SUM(rows) AS rows FROM lake_symbols GROUP BY table_name ORDER BY table_name"
-        )
-        kinds: dict[str, DType] = {
-            "table_name": pl.String,
-            "symbols": pl.Int64,
-            "first": INSTANT,
-            "last": INSTANT,
-            "rows": pl.Int64,
-        }
-        return pl.DataFrame(self._registry.rows(query), schema=kinds).rename({"table_name": "table"})
-
-    def symbols(self, table: str) -> pl.DataFrame:
-        """One row a symbol: what it is called, first and last event, rows held."""
-        found = self._known(table)
-        names: dict[str, DType] = {
-            "symbol": pl.String,
-            "words": pl.String,
-            "first_ns": INSTANT,
-            "last_ns": INSTANT,
-            "rows": pl.Int64,
-        }
-        frame = pl.DataFrame([{k: r[k] for k in names} for r in found], schema=names)
-        return frame.rename({"first_ns": "first", "last_ns": "last"})
-
-    def _known(self, table: str) -> list[dict[str, Any]]:
-        """The symbols of a table; raises `NotFound` for a table without any."""
-        query = "SELECT * FROM lake_symbols WHERE table_name = :t ORDER BY symbol"
-        if not (found := self._registry.rows(query, t=parse_table(table).table)):
-            raise not_found("table", table, self.tables()["table"])
-        return found
-
-    def span(self, request: Request) -> str:
-        """What a table holds of the symbols of a request, in words; raises `NotFound` where that is nothing."""
-        of = request.resource
-        found = {row["symbol"]: row for row in self._known(of.table)}
-        for symbol in of.symbols:
-            if symbol not in found:
-                raise not_found("symbol", symbol, found)
-        rows = [found[s] for s in of.symbols] or list(found.values())
-        first, last = min(r["first_ns"] for r in rows), max(r["last_ns"] for r in rows)
-        words = f"{written(first // _DAY_NS * _DAY_NS)} to {written(last // _DAY_NS * _DAY_NS)}"
-        if (of.start is not None and of.start > last) or (of.end is not None and of.end <= first):
-            raise NotFound(f"no rows of {request}: there is {words}")
-        return words
-
-# %% ../../nbs/data/17_lake.ipynb #lak10
-class Files:
-    """Plans scans and checks files, remembering both."""
-
-    def __init__(self, folder: Path, registry: Registry, load: Callable[[Resource], Table]) -> None:
-        self.folder, self._registry, self._load = folder, registry, load
-        self._checked: set[tuple[str, str]] = set()
-        self._plan = functools.lru_cache(maxsize=64)(self._planned)
-
-    def _planned(self, resource: Resource, snapshot: int) -> tuple[str, ...]:
-        """Ask Iceberg which files may match."""
-        start, end = resource.start, resource.end
-        return tuple(tables.planned(self._load(resource), start=start, end=end, snapshot=snapshot))
-
-    def newest(self, resource: Resource, objects: Iterable[str] | None = None) -> tuple[int, tuple[str, ...]]:
-        """The current snapshot and its files that may hold a span: all, or those of some raw objects' rows."""
-        if (head := self._load(resource).current_snapshot()) is None:
-            return 0, ()
-        paths = self._plan(replace(resource, symbols=(), columns=()), head.snapshot_id)
-        if objects is None:
-            return head.snapshot_id, paths
-        chosen = files_of(self._registry, resource.table, objects)
-        return head.snapshot_id, tuple(p for p in paths if p in chosen)
-
-    def pinned(self, resource: Resource, pin_id: str) -> tuple[str, ...]:
-        """The files of a pinned version that may hold a span."""
-        query = (
-            "SELECT p.path, f.first_ns, f.last_ns FROM pin_files p JOIN lake_files f ON f.path = p.path "
-            "WHERE p.pin_id = :p AND p.table_name = :t ORDER BY p.path"
-        )
-        rows = self._registry.rows(query, p=pin_id, t=resource.table)
-        if not rows:
-            query = "SELECT table_name FROM pin_tables WHERE pin_id = :p"
-            raise not_found(
-                "table in this pin",
-                resource.table,
-                (r["table_name"] for r in self._registry.rows(query, p=pin_id)),
-            )
-        late, early = resource.start, resource.end
-        return tuple(
-            r["path"]
-            for r in rows
-            if (late is None or r["last_ns"] >= late) and (early is None or r["first_ns"] < early)
-        )
-
-    def check(self, path: str, pin_id: str | None) -> None:
-        """Raise `IntegrityError` unless a file is what it was; each file once in the life of this object."""
-        query, given = "SELECT sha256 FROM lake_files WHERE path = :f", {"f": path}
-        if pin_id is not None:
-            query, given = (
-                "SELECT sha256 FROM pin_files WHERE path = :f AND pin_id = :p",
-                {"f": path, "p": pin_id},
-            )
-        if (row := self._registry.one(query, **given)) is None:
-            raise IntegrityError(
-                f"lake file {path} is in no index; ingest its raw object again to complete the index"
-            )
-        if (path, row["sha256"]) in self._checked:
-            return
-        if not (finding := checked("lake file", path, self.folder / path, row["sha256"])).ok:
-            raise IntegrityError(finding.words)
-        self._checked.add((path, row["sha256"]))
+__all__ = ['SAMPLE_DAYS', 'When', 'OpenedLake', 'Asked', 'Asking', 'LakeReader', 'Lake', 'Holdings', 'Files']
 
 # %% ../../nbs/data/17_lake.ipynb #lak13
+_all_ = ["Holdings", "Files"]  # defined elsewhere, at home here too
+_AT = (
+    "SELECT metadata_location AS at FROM iceberg_tables "
+    "WHERE catalog_name = 'lake' AND table_namespace = :s AND table_name = :n"
+)
+
+
+_EXCHANGED = "SELECT 1 FROM lake_files WHERE table_name = :t AND retired_ns = -1 LIMIT 1"
+
+
 class OpenedLake(Holdings):
     """The catalog, the index and the files of one lake."""
 
     def __init__(
         self,
-        folder: Path,  # of the lake
+        storage: Storage | Path,  # where the files lie; a folder will do
         *,
         registry: Registry,  # in the database that also holds the Iceberg catalog
         raw: RawZone,
@@ -169,30 +63,50 @@ class OpenedLake(Holdings):
         clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
     ) -> None:
         super().__init__(registry)
-        self.folder = Path(folder)
+        self.storage: Storage = FolderStorage(storage) if isinstance(storage, Path) else storage
+        self.folder = self.storage.locks.parent  # on this machine
         self._raw, self._door = raw, door
-        self._index = Index(self.folder, registry, door, clock)
-        self.files = Files(self.folder, registry, self.table)
+        self._index, self._clock = Index(self.storage, registry, door, clock), clock
+        self.files = Files(self.storage, registry, self.table)
+        self._tables: dict[tuple[str, str], Table] = {}
+        self._complete: set[tuple[str, int]] = set()
 
     @functools.cached_property
     def catalog(self) -> SqlCatalog:
         """The Iceberg catalog, opened when first needed."""
-        self._registry.rows("SELECT 1")
-        return tables.open_catalog(self._registry.url, self.folder)
+        return tables.open_catalog(self._registry.engine, self.storage)
 
     def table(self, resource: Resource) -> Table:
         """The Iceberg table as it is now; raises `NotFound`."""
-        if not self.catalog.table_exists(resource.identifier):
+        catalog, (space, name) = self.catalog, resource.identifier
+        if (row := self._registry.one(_AT, s=space, n=name)) is None:
             raise not_found("table", resource.table, self.tables()["table"])
-        return self.catalog.load_table(resource.identifier)
+        held = self._tables.get((space, name))
+        if held is None or held.metadata_location != row["at"]:
+            held = self._tables[space, name] = catalog.load_table((space, name))
+        return held
 
     def reconcile(self, table: str, *, context: Context) -> int:
         """Complete the index after a kill; how many commits it had missed."""
         resource = parse_table(table)
-        if not self._index.missing(self.table(resource), resource):
+        found = self.table(resource)
+        now = resource.table, found.metadata.current_snapshot_id or 0
+        if now in self._complete:
             return 0
-        with locked(table_lock(self.folder, resource)):
-            return self._index.reconcile(self.table(resource), resource, context=context)
+        missed = 0
+        if self._index.missing(found, resource) or self._registry.one(_EXCHANGED, t=resource.table):
+            missed = self._completed(resource, context)
+        self._complete.add(now)
+        return missed
+
+    def _completed(self, resource: Resource, context: Context) -> int:
+        """The same, as the only writer of the table."""
+        from researchkit.data.exchange import settle
+
+        with tables.alone(self.storage, self._registry, resource):
+            table = self.table(resource)
+            settle(self._registry, table, resource, self._clock())
+            return self._index.reconcile(table, resource, context=context)
 
     def pin_id(self, name: str) -> str:
         """The id of a pin by its name, its id, or the beginning of its id; raises `NotFound`."""
@@ -207,9 +121,87 @@ class OpenedLake(Holdings):
 # %% ../../nbs/data/17_lake.ipynb #lak33
 SAMPLE_DAYS = 30
 When = str | date | datetime | int | None
+_DAY_NS = 86_400_000_000_000
 
 
-class LakeReader(OpenedLake):
+@dataclass(frozen=True)
+class Asked:
+    """A question that policy allowed, and the files that answer it."""
+
+    request: Request
+    access: Access  # asks again, and tells the ledger, before rows are handed out
+    pieces: tuple[Piece, ...]  # by path
+    version: dict[str, Any]  # what the ledger will call it: a snapshot, or a pin
+
+
+class Asking(OpenedLake):
+    """Questions, and who may ask them."""
+
+    def asked(
+        self,
+        table: str,
+        *,
+        context: Context,
+        symbols: Iterable[str] | None = None,
+        start: When = None,
+        end: When = None,
+        asof: When = None,
+        published: When = None,
+        pin: str | None = None,
+        objects: Iterable[str] | None = None,
+        sample: bool = False,
+        vendor: bool = False,
+        budget: int = BUDGET,  # bytes of a slice in memory
+    ) -> Asked:
+        """Ask policy, and find the files that a scan concerns."""
+        named = (symbols,) if isinstance(symbols, str) else tuple(dict.fromkeys(symbols or ()))
+        first, last = instant(start, name="start"), instant(end, name="end")
+        of = replace(parse_table(table), symbols=named, start=first, end=last)
+        facts = {"sample": True} if sample else {}
+        self._door.ask("read", of, context=context, **facts)
+        self.reach(replace(of, symbols=()))
+        when = {"asof": instant(asof, name="asof"), "published": instant(published, name="published")}
+        request = Request(of, tables.layout_of(of), pin=pin, vendor=vendor, **when)
+        chosen = None if objects is None else tuple(sorted(set(objects)))
+        return self._prepared(self._sampled(request) if sample else request, context, facts, chosen, budget)
+
+    def _sampled(self, request: Request) -> Request:
+        """The same request, cut to the first thirty days that the table holds."""
+        of = request.resource
+        end = self.reach(replace(of, symbols=()))[0] // _DAY_NS * _DAY_NS + SAMPLE_DAYS * _DAY_NS
+        return replace(request, resource=replace(of, end=end if of.end is None else min(end, of.end)))
+
+    def _prepared(
+        self, request: Request, context: Context, facts: dict[str, bool], objects: tuple[str, ...] | None, budget: int
+    ) -> Asked:  # fmt: skip
+        """Fix the version, and say what happens at each collect."""
+        of = request.resource
+        if of.start is not None and of.end is not None and of.start >= of.end:
+            raise ValueError(f"start must lie before end, got {written(of.start)} and {written(of.end)}")
+        span = self.span(request)
+        self.reconcile(of.table, context=context)
+        said: dict[str, Any]
+        if (pin_id := None if request.pin is None else self.pin_id(request.pin)) is not None:
+            said, pieces = {"pin": pin_id}, self.files.pinned(of, pin_id)
+        else:
+            snapshot, pieces = self.files.newest(of, objects)
+            said = {"snapshot": snapshot} | ({} if objects is None else {"objects": list(objects)})
+        when = {"asof": request.asof, "published": request.published}
+        told = said | {name: value for name, value in when.items() if value is not None}
+
+        def admit(columns: tuple[str, ...], predicate: str) -> None:
+            wanted = replace(of, columns=columns)
+            self._door.ask("read", wanted, context=context, **facts)
+            body = scope(wanted) | told | facts | ({"predicate": predicate} if predicate else {})
+            self._door.record("read", body, context=context)
+
+        def check(paths: Iterable[str]) -> None:
+            self.files.check(list(paths), of, pin_id)
+
+        return Asked(request, Access(self.files.opener, lambda: pieces, admit, check, span, budget), pieces, said)
+
+# %% ../../nbs/data/17_lake.ipynb #lak40
+class LakeReader(Asking):
     """Scans under the door."""
 
     def scan(
@@ -221,64 +213,62 @@ class LakeReader(OpenedLake):
         start: When = None,  # of the event, inclusive; ISO text, date, instant or nanoseconds, UTC
         end: When = None,  # of the event, exclusive
         asof: When = None,  # only what was known and published by then; leaving it out shows later corrections
+        published: When = None,  # versions published by then; with `asof`, another edition of the same rows
         pin: str | None = None,  # name or id of a dataset version; default: the newest data
         objects: Iterable[str] | None = None,  # the rows that these raw objects hold; default: all
         sample: bool = False,  # the first thirty days only, for data not signed off yet
+        vendor: bool = False,  # the vendor's own columns as well, null where they are not held
+        quarantined: bool = False,  # the rows that were put aside, as the vendor sent them, instead
     ) -> pl.LazyFrame:
         """A lazy frame of the table's contract; policy and ledger act now and at every collect."""
+        if quarantined:
+            if (asof, published, pin, sample) != (None, None, None, False):
+                raise ValueError("rows that were put aside have no versions: asof, published, pin and sample do not apply")
+            return self._aside(table, symbols, (start, end), objects, context)
+        given: dict[str, Any] = {"symbols": symbols, "start": start, "end": end, "asof": asof}
+        given |= {"published": published, "pin": pin, "objects": objects, "sample": sample, "vendor": vendor}
+        found = self.asked(table, context=context, **given)
+        return source(found.request, found.access)
+
+    def _aside(
+        self, table: str, symbols: Iterable[str] | None, span: tuple[When, When], objects: Iterable[str] | None, context: Context
+    ) -> pl.LazyFrame:  # fmt: skip
+        """The rows of a table that were put aside."""
         named = (symbols,) if isinstance(symbols, str) else tuple(dict.fromkeys(symbols or ()))
-        resource = replace(
-            parse_table(table),
-            symbols=named,
-            start=instant(start, name="start"),
-            end=instant(end, name="end"),
-        )
-        facts = {"sample": True} if sample else {}
-        self._door.ask("read", resource, context=context, **facts)
-        self._known(resource.table)
-        request = Request(resource, tables.layout_of(resource).frame, instant(asof, name="asof"), pin)
-        chosen = None if objects is None else tuple(sorted(set(objects)))
-        return self._scan(self._sampled(request) if sample else request, context, facts, chosen)
+        first, last = instant(span[0], name="start"), instant(span[1], name="end")
+        of = replace(parse_table(table), symbols=named, start=first, end=last)
+        self._door.ask("read", of, context=context)
+        self.reach(replace(of, symbols=()))
+        if not self.catalog.table_exists(ward_of(of).identifier):
+            raise none_aside(of)
+        ward = self.table(ward_of(of))
+
+        def admit(columns: tuple[str, ...], predicate: str) -> None:
+            wanted = replace(of, columns=columns)
+            self._door.ask("read", wanted, context=context)
+            body = scope(wanted) | {"quarantined": True} | ({"predicate": predicate} if predicate else {})
+            self._door.record("read", body, context=context)
+
+        held = Aside(self.storage, files_in(ward), kinds_of(ward), admit, lambda paths: self.files.check(paths, of))
+        return put_aside(of, held, objects)
+
+    def batches(
+        self,
+        table: str,
+        columns: Iterable[str] | None = None,  # default: all of the contract
+        *,
+        context: Context,
+        **rest: Any,  # as for `scan`; and `budget`, bytes of a slice in memory
+    ) -> Iterator[pl.DataFrame]:  # sorted by key, one after the other
+        """Go through a table in bounded memory; policy and ledger act now, once."""
+        found = self.asked(table, context=context, **rest)
+        wanted = tuple(found.request.columns if columns is None else columns)
+        found.access.admit(wanted, "")
+        return read(found.access, found.request, wanted)
 
     def head(self, table: str, n: int = 5, *, context: Context, **rest: Any) -> pl.DataFrame:
         """The first rows of a scan, collected."""
         return self.scan(table, context=context, **rest).head(n).collect()
-
-    def _sampled(self, request: Request) -> Request:
-        """The same request, cut to the first thirty days that the table holds."""
-        first = min(row["first_ns"] for row in self._known(request.resource.table)) // _DAY_NS * _DAY_NS
-        end = first + SAMPLE_DAYS * _DAY_NS
-        asked = request.resource.end
-        return replace(
-            request, resource=replace(request.resource, end=end if asked is None else min(end, asked))
-        )
-
-    def _scan(
-        self, request: Request, context: Context, facts: dict[str, bool], objects: tuple[str, ...] | None
-    ) -> pl.LazyFrame:
-        """Fix the snapshot, and say what happens at each collect."""
-        of = request.resource
-        if of.start is not None and of.end is not None and of.start >= of.end:
-            raise ValueError(f"start must lie before end, got {written(of.start)} and {written(of.end)}")
-        span = self.span(request)
-        self.reconcile(of.table, context=context)
-        said: dict[str, Any]
-        if (pin_id := None if request.pin is None else self.pin_id(request.pin)) is not None:
-            said, paths = {"pin": pin_id}, self.files.pinned(of, pin_id)
-        else:
-            snapshot, paths = self.files.newest(of, objects)
-            said = {"snapshot": snapshot} | ({} if objects is None else {"objects": list(objects)})
-        said |= {} if request.asof is None else {"asof": request.asof}
-
-        def admit(columns: tuple[str, ...], predicate: str) -> None:
-            wanted = replace(of, columns=columns)
-            self._door.ask("read", wanted, context=context, **facts)
-            body = scope(wanted) | said | facts | ({"predicate": predicate} if predicate else {})
-            self._door.record("read", body, context=context)
-
-        return source(
-            request, Access(self.folder, lambda: paths, admit, lambda p: self.files.check(p, pin_id), span)
-        )
 
 # %% ../../nbs/data/17_lake.ipynb #lak36
 class Lake(LakeReader):
@@ -290,10 +280,23 @@ class Lake(LakeReader):
         *,
         context: Context,
         published: datetime | None = None,  # UTC; when a correction could first be had
+        **rest: Any,  # `progress`, called with a phase, the rows done and the rows in all
     ) -> Ingest:
         """Bring a raw object into its table, once."""
-        parts = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
-        return ingest(raw_sha256, context=context, published=published, **parts)  # type: ignore[arg-type]
+        parts: dict[str, Any] = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
+        return ingest(raw_sha256, context=context, published=published, **parts, **rest)
+
+    def ingest_many(
+        self,
+        objects: Iterable[str],  # in the raw zone; contiguous days together
+        *,
+        context: Context,
+        published: datetime | None = None,  # UTC; when a correction could first be had
+        **rest: Any,  # `progress`
+    ) -> list[Ingest]:
+        """Bring raw objects into their tables, each once, many in one commit; goes on where it was interrupted."""
+        parts: dict[str, Any] = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
+        return ingest_many(objects, context=context, published=published, **parts, **rest)
 
     def overlapping(
         self,
@@ -312,7 +315,7 @@ class Lake(LakeReader):
         query = "SELECT raw_sha256, first_ns, last_ns FROM lake_files WHERE table_name = :t"
         files = self._registry.rows(query, t=resource.table)
         for raw_sha256, _, paths in self._index.left_behind(self.table(resource), resource):
-            files += file_rows(self.folder, paths, resource.table, raw_sha256)
+            files += file_rows(self.storage, paths, resource.table, raw_sha256)
         reach = {f["raw_sha256"] for f in files if f["first_ns"] < end_ns and f["last_ns"] >= start_ns}
         return sorted(reach - set(besides))
 
@@ -320,9 +323,11 @@ class Lake(LakeReader):
         """Check the hash of every data file, of one table or of all; nothing is handed out."""
         from tqdm.auto import tqdm
 
-        where, given = (
-            ("", {}) if table is None else ("WHERE table_name = :t", {"t": parse_table(table).table})
-        )
-        rows = self._registry.rows(f"SELECT path, sha256 FROM lake_files {where} ORDER BY path", **given)
-        files = tqdm(rows, "lake files", delay=2, leave=False)
-        return [checked("lake file", r["path"], self.folder / r["path"], r["sha256"]) for r in files]
+        where, given = ("", {}) if table is None else ("WHERE table_name = :t", {"t": parse_table(table).table})
+        query = f"SELECT path, sha256, table_name, retired_ns FROM lake_files {where} ORDER BY path"
+        rows = self._registry.rows(query, **given)
+        retired = {r["table_name"] for r in rows if r["retired_ns"] is not None}
+        needed = {path for name in sorted(retired) for path in pinned_paths(self._registry, name)}
+        kept = [r for r in rows if r["retired_ns"] is None or r["path"] in needed]
+        files = tqdm(kept, "lake files", delay=2, leave=False)
+        return [hashed(self.storage, r["path"], r["sha256"]) for r in files]

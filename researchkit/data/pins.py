@@ -9,22 +9,24 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..context import Context, Resource, parse_table
+from .contents import content_of
 from .door import Door
-from .ingest import table_lock
+from .filelists import Listed, list_rows, listed
 from .lake import Lake
-from .raw import Finding, checked, locked
+from .planning import hashed
+from .raw import Finding
 from .registry import Registry, insert
-from .tables import layout_of
+from .scan import read
+from .tables import alone
 from ..errors import IntegrityError
-from ..frames import logical_hash
 from ..security.durable import reached
 
 # %% auto #0
-__all__ = ['PUBLICATIONS', 'PinnedFile', 'PinnedTable', 'Pin', 'pin_id', 'PinReader', 'Pins']
+__all__ = ['PUBLICATIONS', 'Held', 'PinnedFile', 'PinnedTable', 'Pin', 'pin_id', 'PinReader', 'Pins']
 
 # %% ../../nbs/data/18_pins.ipynb #pin06
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class PinnedTable:
     table: str  # "DEMO/ohlcv-1d"
     snapshot: int  # Iceberg's, when it was pinned; may have been expired since
     rows: int  # that a reader gets: the newest version of each key
-    logical_hash: str  # of those rows
+    logical_hash: str  # of those rows, or of their days
     files: tuple[PinnedFile, ...]  # by path
+    method: str = "rows"  # what the hash was computed over: "rows" or "days"
+    assumed: int | None = None  # rows whose publication is assumed; None: not counted
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def pin_id(
     tables: Iterable[PinnedTable],
     publication: str,  # "assumed" or "exact"
 ) -> str:  # 64 hexadecimal digits
-    """Hash what a version holds; files, snapshots and the order of tables do not enter."""
+    """Hash what a version holds; files, snapshots, counts of the assumed and the order of tables do not enter."""
     held = sorted([t.table, t.rows, t.logical_hash] for t in tables)
     text = json.dumps({"publication": publication, "tables": held}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -118,12 +122,10 @@ class PinReader:
 
     def _table(self, pin: str, row: dict[str, Any]) -> PinnedTable:
         """One table of a pin with its files."""
-        query = (
-            "SELECT path, bytes, sha256 FROM pin_files WHERE pin_id = :p AND table_name = :t ORDER BY path"
-        )
-        files = self._registry.rows(query, p=pin, t=row["table_name"])
-        listed = tuple(PinnedFile(**f) for f in files)
-        return PinnedTable(row["table_name"], row["snapshot"], row["rows"], row["logical_hash"], listed)
+        files = listed(self._registry, pin, row["table_name"])
+        named = tuple(PinnedFile(f.piece.path, f.piece.bytes, f.sha256) for f in files)
+        known = row["table_name"], row["snapshot"], row["rows"], row["logical_hash"]
+        return PinnedTable(*known, named, row["method"], row["assumed"])
 
     def findings(self, pin: str | Pin) -> list[Finding]:
         """Check the id, then every file, and name each that is not what it was. Nothing is handed out."""
@@ -134,7 +136,7 @@ class PinReader:
             "pin", version.name, whole == version.id, f"pin {version.name} {words}", version.id, whole
         )
         files = [f for t in version.tables for f in t.files]
-        return [first, *(checked("lake file", f.path, self._lake.folder / f.path, f.sha256) for f in files)]
+        return [first, *(hashed(self._lake.storage, f.path, f.sha256) for f in files)]
 
     def verify(self, pin: str | Pin) -> list[Finding]:
         """The same, as an `IntegrityError` that names the first culprit."""
@@ -144,20 +146,26 @@ class PinReader:
         return found
 
 # %% ../../nbs/data/18_pins.ipynb #pin13
+Held = tuple[PinnedTable, list[Listed]]  # what a version holds of a table, and where it lies
+
+
 def _rows(
     made: Pin,
+    files: dict[str, list[Listed]],  # by table
     created_ns: int,
     created_by: str,
 ) -> dict[str, list[dict[str, Any]]]:  # by table of the registry
     """A pin as rows of the registry."""
     pin = {"pin_id": made.id}
     one = {"id": made.id, "publication": made.publication, "created_ns": created_ns, "created_by": created_by}
-    held, files = [], []
+    rows: dict[str, list[dict[str, Any]]] = {"pin_names": [pin | {"name": made.name}], "pins": [one]}
     for t in made.tables:
         count = {"snapshot": t.snapshot, "rows": t.rows, "logical_hash": t.logical_hash}
-        held.append(pin | {"table_name": t.table} | count)
-        files += [pin | {"table_name": t.table} | asdict(f) for f in t.files]
-    return {"pin_names": [pin | {"name": made.name}], "pins": [one], "pin_tables": held, "pin_files": files}
+        row = pin | {"table_name": t.table} | count | {"method": t.method, "assumed": t.assumed}
+        rows.setdefault("pin_tables", []).append(row)
+        for name, lists in list_rows(made.id, t.table, files[t.table]).items():
+            rows.setdefault(name, []).extend(lists)
+    return rows
 
 
 class Pins(PinReader):
@@ -181,26 +189,32 @@ class Pins(PinReader):
         chosen = None if objects is None else tuple(sorted(set(objects)))
         for table in wanted:
             self._door.ask("pin", parse_table(table), context=context)
-        held = tuple(self._held(parse_table(table), context, chosen) for table in wanted)
+        found = [self._held(parse_table(table), context, chosen) for table in wanted]
+        held = tuple(t for t, _ in found)
+        _refuse_assumed(held, publication)
         made = Pin(pin_id(held, publication), name, publication, held)
         self._refuse_taken(made)
-        self._write(made, context)
+        self._write(made, {t.table: files for t, files in found}, context)
         self._refuse_taken(made)  # by another process, in this moment
         return self.get(name)
 
-    def _held(self, resource: Resource, context: Context, objects: tuple[str, ...] | None) -> PinnedTable:
+    def _held(self, resource: Resource, context: Context, objects: tuple[str, ...] | None) -> Held:
         """What the lake holds of a table now."""
+        from tqdm.auto import tqdm
+
         table = resource.table
         self._lake.reconcile(table, context=context)
-        with locked(
-            table_lock(self._lake.folder, resource)
-        ):  # nobody ingests between the list and the reading
-            snapshot, paths = self._lake.files.newest(resource, objects)
-            rows = self._lake.scan(table, context=context, objects=objects).collect()
-        query = "SELECT path, bytes, sha256 FROM lake_files WHERE table_name = :t ORDER BY path"
-        listed = {f["path"]: PinnedFile(**f) for f in self._registry.rows(query, t=table)}
-        digest = logical_hash(rows, layout_of(resource).frame)
-        return PinnedTable(table, snapshot, rows.height, digest, tuple(listed[p] for p in paths))
+        with alone(self._lake.storage, self._registry, resource):  # nobody is between a commit and its index
+            asked = self._lake.asked(table, context=context, objects=objects)
+        columns, frame = tuple(asked.request.columns), asked.request.layout.frame
+        asked.access.admit(columns, "")
+        slices = read(asked.access, asked.request, columns)
+        held = content_of(tqdm(slices, f"hashing {table}", unit=" slices", delay=2, leave=False), frame)
+        facts = self._lake.files.facts([p.path for p in asked.pieces])
+        files = [Listed(p, facts[p.path][0]) for p in asked.pieces]
+        named = tuple(PinnedFile(f.piece.path, f.piece.bytes, f.sha256) for f in files)
+        told = table, asked.version["snapshot"], held.rows, held.digest
+        return PinnedTable(*told, named, held.method, held.assumed), files
 
     def _refuse_taken(self, made: Pin) -> None:
         """Raise `ValueError` when the name belongs to another version."""
@@ -210,7 +224,7 @@ class Pins(PinReader):
                 f"pin '{made.name}' is {row['pin_id'][:12]} and stays it, these data are {made.short}: choose another name"
             )
 
-    def _write(self, made: Pin, context: Context) -> None:
+    def _write(self, made: Pin, files: dict[str, list[Listed]], context: Context) -> None:
         """Write the ledger entry, then every row, each once."""
         said = [{"table": t.table, "rows": t.rows, "logical_hash": t.logical_hash} for t in made.tables]
         body = {
@@ -220,9 +234,19 @@ class Pins(PinReader):
             "tables": said,
         }
         self._door.once("pin", body, context=context)
-        rows = _rows(made, self._clock(), context.principal.name)
+        rows = _rows(made, files, self._clock(), context.principal.name)
         if self._registry.one("SELECT id FROM pins WHERE id = :p", p=made.id) is not None:
             rows = {"pin_names": rows["pin_names"]}
         reached("pin", "before")
         self._registry.write(*((insert(table, held[0]), held) for table, held in rows.items() if held))
         reached("pin", "after")
+
+
+def _refuse_assumed(held: Iterable[PinnedTable], publication: str) -> None:
+    """Raise `ValueError` for an exact pin of rows whose publication nobody recorded."""
+    for table in held:
+        if publication == "exact" and table.assumed:
+            raise ValueError(
+                f"a pin with exact publication needs an instant for every row, and {table.assumed:,} of "
+                f"{table.rows:,} rows of {table.table} only count as published when they were known: pin it as assumed"
+            )

@@ -8,59 +8,14 @@ from __future__ import annotations
 import polars as pl
 
 from .. import frames
+from .judging import FINDINGS, judged
+from .openhours import OpenHours
+from .questions import prepared, questions
+from .schemas import frame_of
+from .tally import tally
 
 # %% auto #0
-__all__ = ['FINDINGS', 'CHECKS', 'LONG_GAP_DAYS', 'JUMP_SIGMAS', 'STALE_SHARE', 'stale_opens', 'findings', 'what_it_would_do',
-           'tick_findings']
-
-# %% ../../nbs/data/05_quality.ipynb #qua07
-FINDINGS: dict[str, pl.DataType | type[pl.DataType]] = {
-    "check": pl.String, "symbol": pl.String, "first": frames.INSTANT, "last": frames.INSTANT,
-    "rows": pl.UInt32, "share": pl.Float64, "severity": pl.String, "words": pl.String,
-}  # fmt: skip
-CHECKS: dict[str, tuple[str, str]] = {  # check: severity, what to say
-    "duplicates": ("error", "one instant has {rows} rows too many"),
-    "high_low": ("error", "the high is below, or the low above, another price of the bar on {rows} bars"),
-    "nonpositive": ("warning", "a price is zero or negative on {rows} bars: possible for futures only"),
-    "stale_open": ("warning", "{share} of the opens of {year} equal the previous close: nobody trades there"),
-    "repeated": ("warning", "{rows} bars repeat the prices and volume of the bar before: a stuck feed?"),
-    "zero_volume": ("warning", "no volume on {rows} bars: the bar may be made up"),
-    "missing": ("warning", "no bar on {rows} sessions on which other symbols have one"),
-    "long_gap": ("note", "more than {days} days without a bar, {rows} times"),
-    "jump": ("note", "the close moved more than {sigmas} robust standard deviations on {rows} bars"),
-}  # fmt: skip
-LONG_GAP_DAYS = 4  # Friday to Tuesday is a long weekend
-JUMP_SIGMAS = 10.0
-STALE_SHARE = 0.05  # a clean index does so by chance on about 1 bar in 500
-
-
-def _hits(
-    bars: pl.DataFrame,  # rows of one or more symbols
-    hit: pl.Expr,  # Boolean; null counts as no
-    by: tuple[str, ...] = ("symbol",),
-) -> pl.DataFrame:  # by, first, last, rows, share; only groups that were hit
-    """Count the rows that a check hits."""
-    at = pl.col("ts_event").filter(hit.fill_null(value=False))
-    counted = bars.group_by(by, maintain_order=True).agg(
-        at.min().alias("first"),
-        at.max().alias("last"),
-        at.len().alias("rows"),
-        hit.fill_null(value=False).mean().alias("share"),
-    )
-    return counted.filter(pl.col("rows") > 0)
-
-
-def _said(check: str, hits: pl.DataFrame) -> pl.DataFrame:
-    """Turn counts into findings with their sentence."""
-    severity, words = CHECKS[check]
-    fixed = {"days": LONG_GAP_DAYS, "sigmas": f"{JUMP_SIGMAS:.0f}"}
-    said = [
-        words.format(**(row | fixed | {"share": f"{row['share']:.0%}"})) for row in hits.iter_rows(named=True)
-    ]
-    found = hits.with_columns(
-        check=pl.lit(check), severity=pl.lit(severity), words=pl.Series(said, dtype=pl.String)
-    )
-    return found.select(pl.col(name).cast(kind) for name, kind in FINDINGS.items())
+__all__ = ['stale_opens', 'findings', 'what_it_would_do', 'FINDINGS']
 
 # %% ../../nbs/data/05_quality.ipynb #qua10
 def stale_opens(
@@ -71,80 +26,22 @@ def stale_opens(
     before = pl.col("close").shift(1).over("symbol", order_by="ts_event")
     return bars.with_columns((pl.col("open") == before).fill_null(value=False).alias("stale"))
 
-# %% ../../nbs/data/05_quality.ipynb #qua17
-def _within(bars: pl.DataFrame) -> list[pl.DataFrame]:
-    """Check each bar by itself."""
-    prices = ["open", "high", "low", "close"]
-    wrong = (pl.col("high") < pl.max_horizontal(prices)) | (pl.col("low") > pl.min_horizontal(prices))
-    return [
-        _said("high_low", _hits(bars, wrong)),
-        _said("nonpositive", _hits(bars, pl.min_horizontal(prices) <= 0)),
-        _said("zero_volume", _hits(bars, pl.col("volume") == 0)),
-    ]
-
-
-def _between(bars: pl.DataFrame) -> list[pl.DataFrame]:
-    """Check each bar against the one before, per symbol."""
-    fields = ["open", "high", "low", "close", "volume"]
-    same = pl.all_horizontal(pl.col(c) == pl.col(c).shift(1).over("symbol") for c in fields)
-    move = (pl.col("close") / pl.col("close").shift(1).over("symbol") - 1).abs()
-    usual = 1.4826 * move.median().over("symbol")
-    stale = stale_opens(bars.sort("ts_event", "symbol")).with_columns(
-        pl.col("ts_event").dt.year().alias("year")
-    )
-    yearly = _hits(stale.sort("symbol", "ts_event"), pl.col("stale"), ("symbol", "year"))
-    return [
-        _said("repeated", _hits(bars, same)),
-        _said(
-            "jump",
-            _hits(bars.with_columns(move=move, usual=usual), pl.col("move") > JUMP_SIGMAS * pl.col("usual")),
-        ),
-        _said("stale_open", yearly.filter(pl.col("share") > STALE_SHARE)),
-    ]
-
-# %% ../../nbs/data/05_quality.ipynb #qua19
-def _missing(bars: pl.DataFrame) -> pl.DataFrame:
-    """Find sessions that a symbol lacks between its first and last bar."""
-    own = bars.group_by("symbol", maintain_order=True).agg(
-        pl.col("ts_event").min().alias("from"), pl.col("ts_event").max().alias("to")
-    )
-    due = own.join(bars.select("ts_event").unique(), how="cross").filter(
-        pl.col("ts_event").is_between("from", "to")
-    )
-    held = bars.select("ts_event", "symbol", held=pl.lit(value=True))
-    due = due.join(held, on=["ts_event", "symbol"], how="left").sort("symbol", "ts_event")
-    return _said("missing", _hits(due, pl.col("held").is_null()))
-
-
-def _gaps(bars: pl.DataFrame) -> pl.DataFrame:
-    """Find stretches without a bar that are longer than a long weekend."""
-    step = pl.col("ts_event").diff().over("symbol")
-    return _said(
-        "long_gap", _hits(bars.with_columns(step=step), pl.col("step") > pl.duration(days=LONG_GAP_DAYS))
-    )
-
 # %% ../../nbs/data/05_quality.ipynb #qua21
+_all_ = [FINDINGS]  # the columns of the answer, for readers of this page
+
+
 def findings(
-    bars: pl.DataFrame,  # the columns of frames.BARS; rows in any order, duplicates allowed
+    rows: pl.DataFrame,  # the columns of the schema's frame; rows in any order, duplicates allowed
+    *,
+    schema: str = "ohlcv-1d",  # the vendor's word
+    hours: OpenHours | None = None,  # of the market; None: the days of the other symbols are the calendar
 ) -> pl.DataFrame:  # columns FINDINGS, worst first; no rows where nothing was found
-    """Say what is wrong with these bars. O(rows log rows)."""
-    key = list(frames.BARS.key)
-    bars = bars.sort(key, maintain_order=True)
-    again = bars.with_columns((pl.int_range(pl.len()).over(key) > 0).alias("again")).sort(
-        "symbol", "ts_event"
-    )
-    single = frames.check(bars.unique(key, keep="first", maintain_order=True), frames.BARS)
-    single = frames.floats(single).sort("symbol", "ts_event")
-    found = [
-        _said("duplicates", _hits(again, pl.col("again"))),
-        *_within(single),
-        *_between(single),
-        _missing(single),
-        _gaps(single),
-    ]
-    grade = pl.col("severity").replace_strict({"error": 0, "warning": 1, "note": 2}, return_dtype=pl.Int8)
-    place = pl.col("check").replace_strict({c: i for i, c in enumerate(CHECKS)}, return_dtype=pl.Int8)
-    return pl.concat(found).sort(grade, place, "symbol", "first", maintain_order=True)
+    """Say what is wrong with these rows. O(rows log rows)."""
+    frame = frame_of(schema)
+    frames.check(rows.clear(), frame)
+    asked = questions(schema, hours)
+    ordered = rows.sort(*frame.key, maintain_order=True)
+    return judged(tally(prepared(ordered, asked), asked.plan), asked)
 
 # %% ../../nbs/data/05_quality.ipynb #qua31
 def what_it_would_do(
@@ -173,29 +70,3 @@ def what_it_would_do(
     )
     unreal = pl.when(pl.col("fill") == "recorded open").then(pl.col("stale")).otherwise(0.0)
     return table.with_columns(unreal.alias("stale")).sort("symbol", maintain_order=True)
-
-# %% ../../nbs/data/05_quality.ipynb #qua36
-_CLOCKS: dict[str, tuple[str, pl.Expr]] = {  # check: what to say, which rows
-    "clock_behind": (
-        "the receive clock is behind the event clock on {rows} rows",
-        pl.col("ts_recv") < pl.col("ts_event"),
-    ),
-    "bad_receive_time": (
-        "the vendor flags the receive time of {rows} rows as unreliable",
-        pl.col("flags") & 8 != 0,
-    ),
-    "maybe_bad_book": ("the vendor flags the book of {rows} rows as maybe bad", pl.col("flags") & 4 != 0),
-}
-
-
-def tick_findings(
-    ticks: pl.DataFrame,  # frames.TRADES or frames.QUOTES
-) -> pl.DataFrame:  # columns FINDINGS
-    """Say what is wrong with the clocks and flags of these ticks."""
-    ticks = frames.check(ticks, frames.QUOTES if "bid_px" in ticks.columns else frames.TRADES)
-    found = []
-    for check, (words, hit) in _CLOCKS.items():
-        hits = _hits(ticks.sort("symbol", "ts_event"), hit)
-        said = pl.Series([words.format(**row) for row in hits.iter_rows(named=True)], dtype=pl.String)
-        found.append(hits.with_columns(check=pl.lit(check), severity=pl.lit("warning"), words=said))
-    return pl.concat(found).select(pl.col(name).cast(kind) for name, kind in FINDINGS.items())

@@ -77,7 +77,7 @@ class RawReader:
         limit: int | None = None,  # at most so many; default: all
     ) -> list[RawObject]:
         """What is owned, sealed or not, by table, name and hash; a page of it costs the same wherever it begins."""
-        given = {"t": table, "at": "", "an": "", "ah": "", "n": -1 if limit is None else limit}
+        given = {"t": table, "at": "", "an": "", "ah": "", "n": 2**62 if limit is None else limit}
         if after is not None:
             given |= {"at": after.table_name, "an": after.name, "ah": after.sha256}
         only = "" if table is None else "AND table_name = :t"

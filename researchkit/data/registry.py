@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Registry:
         from researchkit.security.database import migrate
 
         return migrate(self.url, migrations, name="data")
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Be the only one at something among all who use this database; a file on one machine needs no more than its lock."""
+        yield
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Ask for rows; parameters are bound, never pasted into the text."""

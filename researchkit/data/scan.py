@@ -5,157 +5,178 @@
 # %% ../../nbs/data/16_scan.ipynb #scn03
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from itertools import groupby
-from pathlib import Path, PurePosixPath
-
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
 import polars as pl
 
 from ..context import Resource
-from .tables import restored
+from .instants import instant, written
+from .layouts import RETRACTED, Layout, instants_ns, stored_columns
+from .predicates import narrowed, parted
+from .streaming import BUDGET, Opener, Piece, blocks, may_hold, most_rows, sliced, within
 from ..errors import NotFound
-from ..frames import Schema
+from ..frames import DType
 
 # %% auto #0
-__all__ = ['instant', 'written', 'Request', 'visible', 'rows_of', 'partitions', 'Access', 'source']
-
-# %% ../../nbs/data/16_scan.ipynb #scn07
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def instant(
-    value: str | date | datetime | int | None,  # ISO text, a date, an instant, or nanoseconds; None: no bound
-    *,
-    name: str,  # of the argument, for the error
-) -> int | None:  # nanoseconds UTC
-    """Read an instant; raises `ValueError` with the name of the argument."""
-    if value is None or isinstance(value, int):
-        return value
-    try:
-        moment = datetime.fromisoformat(value if isinstance(value, str) else value.isoformat())
-    except ValueError:
-        rule = "must be an ISO date or instant in UTC, as in 2013-06-28 or 2013-06-28T16:30"
-        raise ValueError(f"{name} {rule}, got '{value}'") from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
-
-
-def written(value: int | None) -> str:
-    """An instant as people read it: the date alone when it is midnight."""
-    if value is None:
-        return "…"
-    moment = _EPOCH + timedelta(microseconds=value // 1000)
-    return f"{moment:%Y-%m-%d}" if value % 86_400_000_000_000 == 0 else f"{moment:%Y-%m-%dT%H:%M:%S}"
+__all__ = ['Request', 'visible', 'in_order', 'rows_of', 'Access', 'read', 'source', 'instant', 'written']
 
 # %% ../../nbs/data/16_scan.ipynb #scn10
+_all_ = ["instant", "written"]  # defined elsewhere, at home here too
+
+
 @dataclass(frozen=True)
 class Request:
     """One scan: which rows, as they were known when."""
 
     resource: Resource  # table, symbols, span of the event; its columns are those of the collect
-    frame: Schema  # the contract of its rows
-    asof: int | None = None  # nanoseconds UTC: rows known and published by then
+    layout: Layout  # how its rows lie, and the contract they keep
+    asof: int | None = None  # nanoseconds UTC: rows known, and published, by then
+    published: int | None = None  # nanoseconds UTC: versions published by then, instead of by `asof`
     pin: str | None = None  # a dataset version instead of the newest
+    vendor: bool = False  # the vendor's own columns as well
+
+    @property
+    def columns(self) -> dict[str, DType]:
+        """What a reader gets, by name."""
+        held = self.layout.frame.columns | (self.layout.vendor if self.vendor else {})
+        return {name: kind[0] if isinstance(kind, tuple) else kind for name, kind in held.items()}
 
     def __str__(self) -> str:
         """As an error would say it."""
-        of = f" of {', '.join(self.resource.symbols)}" if self.resource.symbols else ""
+        of = f" of {', '.join(self.resource.symbols[:9])}" if self.resource.symbols else ""
         span = f" from {written(self.resource.start)} to {written(self.resource.end)}"
         seen = f" as of {written(self.asof)}" if self.asof is not None else ""
+        seen += f" as published by {written(self.published)}" if self.published is not None else ""
         version = f" in pin {self.pin}" if self.pin is not None else ""
-        return f"{self.resource.table}{of}{span if (self.resource.start, self.resource.end) != (None, None) else ''}{seen}{version}"
+        bounded = (self.resource.start, self.resource.end) != (None, None)
+        return f"{self.resource.table}{of}{span if bounded else ''}{seen}{version}"
 
 # %% ../../nbs/data/16_scan.ipynb #scn14
-def visible(request: Request) -> pl.Expr:
+def visible(request: Request) -> pl.Expr | None:  # None: all of them
     """Which stored rows a request may see: symbols, span of the event, and what was known."""
-    of, rules = request.resource, [pl.lit(True)]
+    of, instants, rules = request.resource, instants_ns(request.layout), list[pl.Expr]()
     if of.symbols:
-        rules.append(pl.col("symbol").is_in(list(of.symbols)))
+        name = pl.col("symbol")
+        rules.append(name == of.symbols[0] if len(of.symbols) == 1 else name.is_in(list(of.symbols)))
     if of.start is not None:
         rules.append(pl.col("ts_event") >= of.start)
     if of.end is not None:
         rules.append(pl.col("ts_event") < of.end)
     if request.asof is not None:
-        rules += [pl.col("ts_known") <= request.asof, pl.col("ts_published") <= request.asof]
-    return pl.all_horizontal(rules)
+        rules.append(instants["ts_known"] <= request.asof)
+    if (edition := request.asof if request.published is None else request.published) is not None:
+        rules.append(instants["ts_published"] <= edition)
+    return reduce(and_, rules) if rules else None
+
+
+def _read(
+    lazy: pl.LazyFrame, request: Request, names: Iterable[str], early: pl.Expr | None
+) -> pl.DataFrame:
+    """Visible rows; columns of the contract with its types, others as they lie there."""
+    instants, kinds, rule = instants_ns(request.layout), request.columns, visible(request)
+    wanted = [
+        instants.get(n, pl.col(n)).cast(kinds[n]).alias(n) if n in kinds else pl.col(n) for n in dict.fromkeys(names)
+    ]
+    found = (lazy if rule is None else lazy.filter(rule)).select(wanted)
+    return (found if early is None else found.filter(early)).collect()
+
+# %% ../../nbs/data/16_scan.ipynb #scn29
+def _by_time(rows: pl.DataFrame) -> pl.DataFrame:
+    """Sort by time, and leave rows of one instant in their order."""
+    return rows if rows["ts_event"].is_sorted() else rows.sort("ts_event", maintain_order=True)
+
+
+def in_order(rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame | None:
+    """Rows by time, if that is the order of the key and every key is there once; otherwise None."""
+    rows, after = _by_time(rows), pl.lit(False)
+    for name in reversed(key):
+        now, before = pl.col(name), pl.col(name).shift()
+        after = (now > before) | ((now == before) & after)
+    return rows if rows.select(after.slice(1).all()).item() else None
 
 
 def rows_of(
-    files: Sequence[Path],  # of one partition
+    lazy: pl.LazyFrame,  # stored columns; every version of each row in it
     request: Request,
     columns: Sequence[str],  # wanted by the caller
-    early: pl.Expr
-    | None = None,  # a predicate on key columns alone, which may act before versions are chosen
+    early: pl.Expr | None = None,  # on key columns alone, which may act before versions are chosen
+    *,
+    plain: bool = False,  # one file, known to hold first versions only
 ) -> pl.DataFrame:  # contract types, sorted by key, unique in it
-    """Read one partition as a request sees it."""
-    key = request.frame.key
-    needed = list(dict.fromkeys([*columns, *key, "ts_published"]))
-    lazy = pl.scan_parquet(list(files), glob=False).filter(visible(request)).select(needed)
-    found = restored(lazy.collect(), request.frame)
-    found = found if early is None else found.filter(early)
-    newest = found.sort([*key, "ts_published"]).unique(subset=list(key), keep="last", maintain_order=True)
-    return newest.select(columns)
+    """Read a slice as a request sees it."""
+    roots = [] if early is None else early.meta.root_names()
+    key = request.layout.frame.key
+    if plain and key[:2] == ("ts_event", "symbol"):
+        return _by_time(_read(lazy, request, [*columns, "ts_event", *roots], early)).select(columns)
+    found = in_order(_read(lazy, request, [*columns, *key, RETRACTED], early), key)
+    if found is None:
+        every = _read(lazy, request, [*columns, *key, RETRACTED, "ts_published"], early)
+        found = every.sort([*key, "ts_published"]).unique(subset=list(key), keep="last", maintain_order=True)
+    if found[RETRACTED].any():
+        found = found.filter(pl.col(RETRACTED).not_() | pl.col(RETRACTED).is_null())
+    return found.select(columns)
 
 # %% ../../nbs/data/16_scan.ipynb #scn19
-def partitions(
-    paths: Sequence[str],  # relative, "demo/ohlcv_1d/data/year=2005/4f1c….parquet"
-) -> Iterator[list[str]]:  # files of one partition, in order of time
-    """Group files by partition."""
-    for _, group in groupby(sorted(paths), key=lambda p: str(PurePosixPath(p).parent)):
-        yield list(group)
-
-
 @dataclass(frozen=True)
 class Access:
     """What a source needs from the lake, as functions, so that it can be tried without one."""
 
-    folder: Path  # of the lake
-    plan: Callable[[], Sequence[str]]  # files that may match, relative to the folder
+    files: Opener
+    plan: Callable[[], Sequence[Piece]]  # files that may match; asked for after the door
     admit: Callable[[tuple[str, ...], str], None]  # columns and predicate: policy and ledger, or an exception
-    check: Callable[[str], None]  # raises when a file is not what it was
+    check: Callable[[Sequence[str]], None]  # raises when one of these files is not what it was
     span: str  # what the table holds, for the error
+    budget: int = BUDGET  # bytes of a slice in memory
+
+
+def _slices(
+    access: Access, request: Request, columns: Sequence[str], early: pl.Expr | None
+) -> Iterator[pl.DataFrame]:
+    """Yield a request's rows in order, a slice at a time."""
+    if (of := narrowed(request.resource, early)) is None:
+        return
+    layout, names = request.layout, sorted(of.symbols)
+    kinds = stored_columns(layout)
+    most = most_rows([kinds[n] for n in {*columns, *layout.frame.key}], access.budget)
+    for block in blocks([p for p in access.plan() if may_hold(p, of, names)]):
+        access.check([piece.path for piece in block])
+        asked = replace(request, resource=within(block, of))
+        plain = len(block) == 1 and block[0].plain
+        for lazy in sliced(access.files, block, layout, of, visible(replace(asked, asof=None, published=None)), most):
+            yield rows_of(lazy, asked, columns, early, plain=plain)
 
 # %% ../../nbs/data/16_scan.ipynb #scn22
-def _read(
-    access: Access, request: Request, columns: list[str], predicate: pl.Expr | None
+def read(
+    access: Access, request: Request, columns: Sequence[str], predicate: pl.Expr | None = None
 ) -> Iterator[pl.DataFrame]:
-    """Yield each partition's rows after the predicate, and raise `NotFound` when the request itself has none."""
-    roots = [] if predicate is None else predicate.meta.root_names()
-    early = predicate if predicate is not None and set(roots) <= {"ts_event", "symbol"} else None
-    wanted = list(dict.fromkeys([*columns, *roots]))
-    seen, skipped = 0, []
-    for paths in partitions(access.plan()):
-        for path in paths:
-            access.check(path)
-        files = [access.folder / p for p in paths]
-        rows = rows_of(files, request, wanted, early)
+    """Yield each slice's rows after the predicate, and raise `NotFound` when the request itself has none."""
+    early, late = parted(predicate, request.layout.frame.key)
+    roots = [] if late is None else late.meta.root_names()
+    seen = 0
+    for rows in _slices(access, request, list(dict.fromkeys([*columns, *roots])), early):
         seen += rows.height
-        if early is not None and not rows.height:
-            skipped.append(files)
-        rows = rows if predicate is None or early is not None else rows.filter(predicate)
-        yield rows.select(columns)
-    if not seen and all(rows_of(files, request, ["ts_event"]).is_empty() for files in skipped):
-        raise NotFound(f"no rows of {request}: there is {access.span}")
+        yield (rows if late is None else rows.filter(late)).select(columns)
+    if seen or (early is not None and any(r.height for r in _slices(access, request, ["ts_event"], None))):
+        return
+    raise NotFound(f"no rows of {request}: there is {access.span}")
 
 
 def source(request: Request, access: Access) -> pl.LazyFrame:
     """A lazy frame that goes to the door at every collect."""
     from polars.io.plugins import register_io_source
 
-    kinds = {n: k[0] if isinstance(k, tuple) else k for n, k in request.frame.columns.items()}
-
     def batches(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         """Answer one collect."""
-        columns = list(kinds) if with_columns is None else with_columns
+        columns = list(request.columns) if with_columns is None else with_columns
         access.admit(tuple(columns), "" if predicate is None else str(predicate))
         left = n_rows
-        for rows in _read(access, request, columns, predicate):
+        for rows in read(access, request, columns, predicate):
             yield rows if left is None else rows.head(left)
             if left is not None and (left := left - rows.height) <= 0:
                 return
 
-    return register_io_source(batches, schema=kinds)
+    return register_io_source(batches, schema=request.columns)

@@ -60,13 +60,16 @@ def keys_of(
     return found
 
 # %% ../../nbs/operations/05_derived.ipynb #der11
-_OF = "JOIN raw_objects o ON o.sha256 = f.raw_sha256 WHERE o.key_name = :k"
+_OF = (  # files that hold rows of a licence: brought by one of its objects, or merged from such
+    "f.path IN (SELECT b.path FROM lake_files b JOIN raw_objects o ON o.sha256 = b.raw_sha256 WHERE o.key_name = :k "
+    "UNION SELECT g.path FROM file_origins g JOIN raw_objects o ON o.sha256 = g.raw_sha256 WHERE o.key_name = :k)"
+)
 _OBJECTS = "SELECT * FROM raw_objects WHERE key_name = :k ORDER BY table_name, name, sha256"
-_FILES = f"SELECT f.path, f.table_name, f.bytes FROM lake_files f {_OF} ORDER BY f.path"
-_PINS = f"SELECT DISTINCT p.pin_id FROM pin_files p JOIN lake_files f ON f.path = p.path {_OF}"
+_FILES = f"SELECT f.path, f.table_name, f.bytes FROM lake_files f WHERE {_OF} ORDER BY f.path"
 _SHARED = (
     "SELECT s.raw_sha256, other.name, other.key_name, SUM(s.rows) AS rows FROM shared_files s "
-    f"JOIN lake_files f ON f.path = s.path JOIN raw_objects other ON other.sha256 = s.raw_sha256 {_OF} "
+    "JOIN lake_files f ON f.path = s.path AND f.retired_ns IS NULL "
+    f"JOIN raw_objects other ON other.sha256 = s.raw_sha256 WHERE {_OF} "
     "GROUP BY s.raw_sha256, other.name, other.key_name ORDER BY other.name"
 )
 
@@ -96,7 +99,6 @@ def _objects(ws: Workspace, keys: tuple[str, ...]) -> Iterator[Item]:
 # %% ../../nbs/operations/05_derived.ipynb #der13
 def _lake(ws: Workspace, keys: tuple[str, ...]) -> Iterator[Item]:
     """List the lake's files and what becomes of their tables."""
-    folder = path_of(ws.settings, "lake_url")
     files = list(_asked(ws, _FILES, keys))
     for table in sorted({f["table_name"] for f in files}):
         query = "SELECT COUNT(*) AS n FROM lake_files WHERE table_name = :t"
@@ -105,13 +107,19 @@ def _lake(ws: Workspace, keys: tuple[str, ...]) -> Iterator[Item]:
         alone = row is not None and row["n"] == gone
         yield Item("lake table", table, table, None, REMOVED if alone else REWRITTEN)
     for f in files:
-        yield Item("lake file", f["path"], f["path"], _size(folder / f["path"]), REMOVED)
+        held = ws._lake.storage.stat(f["path"])
+        yield Item("lake file", f["path"], f["path"], None if held is None else held.bytes, REMOVED)
 
 
 def _pins(ws: Workspace, keys: tuple[str, ...]) -> Iterator[Item]:
     """List the versions that hold such files; what a version was stays known by its hash."""
+    from researchkit.data.filelists import pins_with
+
+    files: dict[str, list[str]] = {}
+    for row in _asked(ws, _FILES, keys):
+        files.setdefault(row["table_name"], []).append(row["path"])
     query = "SELECT name FROM pin_names WHERE pin_id = :p ORDER BY name"
-    for pin in sorted({row["pin_id"] for row in _asked(ws, _PINS, keys)}):
+    for pin in sorted(set().union(*(pins_with(ws.registry, table, paths) for table, paths in files.items()))):
         names = [row["name"] for row in ws.registry.rows(query, p=pin)]
         yield Item("pin", ", ".join(names) or pin[:12], pin, None, KEPT)
 

@@ -87,52 +87,35 @@ def _announce(ws: Workspace, licence: str, keys: Sequence[str], ends: pl.DataFra
 
 # %% ../../nbs/operations/07_destruction.ipynb #des10
 def _without(ws: Workspace, table: str, gone: set[str]) -> None:
-    """Take files out of a table: drop it, or build it anew from what stays."""
+    """Take files out of a table for good: drop it, or build it anew from what stays."""
     from researchkit.data import tables
-    from researchkit.data.ingest import table_lock
+    from researchkit.data.quarantine import ENDING
+    from researchkit.data.withdrawal import withdraw
 
     lake, of = ws._lake, parse_table(table)
-    query = "SELECT path, raw_sha256 FROM lake_files WHERE table_name = :t ORDER BY path"
-    stays = [f for f in ws.registry.rows(query, t=table) if f["path"] not in gone]
-    with locked(table_lock(lake.folder, of)):
-        there = lake.catalog.table_exists(of.identifier)
-        if there and stays and set(tables.planned(lake.table(of))) == {f["path"] for f in stays}:
-            return
-        if there:
-            lake.catalog.drop_table(of.identifier)
-        folder = lake.folder.joinpath(*of.identifier)
-        for path in sorted(gone):
-            (lake.folder / path).unlink(missing_ok=True)
-        shutil.rmtree(folder / "metadata" if stays else folder, ignore_errors=True)
-        if stays:
-            _rebuild(lake, of, stays)
-    _recount(ws, table, [f["path"] for f in stays])
-
-
-def _rebuild(lake: Any, of: Any, stays: Sequence[dict[str, Any]]) -> None:
-    """Make a table of files that exist already, a commit for each raw object."""
-    from pyiceberg.io.pyarrow import parquet_file_to_data_file
-
-    from researchkit.data import tables
-    from researchkit.data.fileio import SCHEME
-
-    made = tables.make_table(lake.catalog, of)
-    for raw in sorted({f["raw_sha256"] for f in stays}):
-        paths = [f"{SCHEME}{f['path']}" for f in stays if f["raw_sha256"] == raw]
-        files = [parquet_file_to_data_file(made.io, made.metadata, path) for path in paths]
-        tables.commit(made, files, raw_sha256=raw)
+    with tables.alone(lake.storage, ws.registry, of):
+        stays = withdraw(lake.catalog, lake.storage, ws.registry, of, gone)
+        if not table.endswith(ENDING):
+            _recount(ws, table, stays)
 
 
 def _recount(ws: Workspace, table: str, paths: Sequence[str]) -> None:
-    """Let the index of symbols say what the table holds now."""
-    from researchkit.data.ingest import symbol_rows
+    """Let the index of symbols and months say what the table holds now."""
+    from researchkit.data.accounts import month_rows, refound
     from researchkit.data.registry import insert
 
     query = "SELECT symbol, words FROM lake_symbols WHERE table_name = :t"
     words = {r["symbol"]: r["words"] for r in ws.registry.rows(query, t=table)}
-    rows = [r | {"words": words.get(r["symbol"], "")} for r in symbol_rows(ws._lake.folder, paths, table, [])]
-    cleared = ("DELETE FROM lake_symbols WHERE table_name = :t", [{"t": table}])
-    ws.registry.write(cleared, *([(insert("lake_symbols", rows[0]), rows)] if rows else []))
+    files, found = [refound(ws._lake.storage, path) for path in paths], dict[str, dict[str, Any]]()
+    for symbol, (rows, first, last) in (s for f in files for s in sorted(f.account.symbols.items())):
+        was = found.get(symbol, {"rows": 0, "first_ns": first, "last_ns": last})
+        found[symbol] = {
+            "table_name": table, "symbol": symbol, "words": words.get(symbol, ""), "rows": was["rows"] + rows,
+            "first_ns": min(first, was["first_ns"]), "last_ns": max(last, was["last_ns"]),
+        }  # fmt: skip
+    held = {"lake_symbols": [found[s] for s in sorted(found)], "lake_months": month_rows(files, table)}
+    cleared = [(f"DELETE FROM {name} WHERE table_name = :t", [{"t": table}]) for name in held]
+    ws.registry.write(*cleared, *((insert(name, rows[0]), rows) for name, rows in held.items() if rows))
 
 # %% ../../nbs/operations/07_destruction.ipynb #des12
 def _forget_equity(ws: Workspace, ids: Iterable[str]) -> None:
@@ -242,6 +225,9 @@ def destroy_licence(
 
 def _end(ws: Workspace, licence: str, keys: Sequence[str]) -> Destroyed:
     """The same; the caller holds the zone's lock, and nobody puts or holds anything."""
+    for table in _tables(ws, keys):
+        if ws._lake.catalog.table_exists(parse_table(table).identifier):
+            ws._lake.reconcile(table, context=ws.context)
     ends = what_ends(ws, licence)
     if (done := ended_before(ws, licence, ends)) is not None:
         return done
@@ -281,10 +267,10 @@ def _until_nothing_stands(ws: Workspace, licence: str, keys: Sequence[str], begu
 
 def _wait_for_tables(ws: Workspace, keys: Sequence[str]) -> None:
     """Wait for whoever had read an object before its key was gone, and is making a table of it."""
-    from researchkit.data.ingest import table_lock
+    from researchkit.data import tables
 
     for table in _tables(ws, keys):
-        with locked(table_lock(ws._lake.folder, parse_table(table))):
+        with tables.alone(ws._lake.storage, ws.registry, parse_table(table)):
             continue
 
 

@@ -55,9 +55,7 @@ def place(
     kind: str,  # of the item
     name: str,  # its id
 ) -> Path:
-    """Say where the file of a thing lies."""
-    if kind == "lake file":
-        return path_of(ws.settings, "lake_url") / name
+    """Say where the file of a thing lies on this machine; the lake's files may lie elsewhere."""
     if kind in ("feature cache", "scratch"):
         return ws.root / "tmp" / ("features" if kind == "feature cache" else "") / name
     if kind == "backup":
@@ -72,6 +70,8 @@ def stands(ws: Workspace, kind: str, name: str) -> bool:
         return ws.warehouse.count("equity", trial=trial, strategy=strategy) > 0
     if kind == "lake table":
         return bool(ws._lake.catalog.table_exists(parse_table(name).identifier))
+    if kind == "lake file":
+        return bool(ws._lake.storage.exists(name))
     return place(ws, kind, name).exists()
 
 # %% ../../nbs/operations/06_endings.ipynb #end10

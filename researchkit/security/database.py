@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -122,6 +123,9 @@ def _back_up(
     return target
 
 # %% ../../nbs/security/02_database.ipynb #dbs25
+_ONE = threading.Lock()  # revisions speak to the database through names of the whole process
+
+
 def _upgrade(db: sa.Engine, history: ScriptDirectory, table: str) -> None:
     """Run every missing revision in one transaction."""
     from alembic.config import Config
@@ -131,6 +135,7 @@ def _upgrade(db: sa.Engine, history: ScriptDirectory, table: str) -> None:
         return history._upgrade_revs("head", revision)
 
     with (
+        _ONE,
         EnvironmentContext(Config(), history, fn=steps) as environment,  # type: ignore[no-untyped-call]
         writing(db) as connection,
     ):

@@ -31,7 +31,9 @@ def server(name: str) -> Any:
     return serve
 
 
+gateway = server("gateway")
 openbao = server("openbao")
 postgresql = server("postgresql")
 radosgw = server("radosgw")
+vendor = server("vendor")
 witness = server("witness")

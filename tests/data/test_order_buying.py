@@ -1,0 +1,361 @@
+"""Buying from the stand-in with the real client: once, whole, within the caps, and without showing the key."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vendor import KEY, Vendor
+
+import researchkit
+from researchkit.data.historical import open_vendor
+from researchkit.data.line import Patience
+from researchkit.data.orders import Order, order_of
+from researchkit.data.purchase import Purchases
+from researchkit.errors import (
+    AccessDenied,
+    IntegrityError,
+    SettingsError,
+    SignoffError,
+    SpendRefused,
+    VendorError,
+    WorkspaceError,
+)
+from researchkit.security.policy import grant
+from researchkit.security.secret import Secret, pieces_of_text
+from researchkit.workspace import Workspace
+
+pytestmark = pytest.mark.xdist_group("vendor")
+TABLE = "XNAS.ITCH/ohlcv-1d"
+QUICK = Patience(attempts=4, sleep=lambda seconds: None)
+
+
+@pytest.fixture(autouse=True)
+def clean(vendor: Vendor) -> Iterator[None]:
+    vendor.clear()
+    yield
+    vendor.clear()
+
+
+def workspace(root: Path, vendor: Vendor, **caps: Any) -> Workspace:
+    ws = researchkit.open(root, overrides={"vendor_url": vendor.url(**caps)})
+    grant(ws.root / "policy", "quant", action="read", resource="*")
+    if not ws.secrets.names():
+        ws.secrets.put("vendor", Secret(KEY))
+    return ws
+
+
+@pytest.fixture
+def ws(tmp_path: Path, vendor: Vendor) -> Workspace:
+    return workspace(tmp_path / "ws", vendor)
+
+
+def purchases(ws: Workspace, *, signed: bool = True, seconds: float = 3.0, **more: Any) -> Purchases:
+    line = open_vendor(ws.settings, lambda: ws.secrets, patience=QUICK, seconds=(seconds, seconds))
+    given = {"settle": 0.0, "sleep": lambda pause: None} | more
+    return Purchases(
+        vendor=line, raw=ws._raw, lake=ws._lake, registry=ws.registry, door=ws.door,
+        folder=ws.root / "tmp" / "purchases", signed=lambda resource: signed, **given,
+    )  # fmt: skip
+
+
+def bars(start: str = "2024-01", end: str = "2024-02", symbols: str = "AAPL") -> Order:
+    return order_of(TABLE, symbols, start, end)
+
+
+def owned(ws: Workspace, table: str = TABLE) -> int:
+    return int(ws.lake.scan(table).collect().height)
+
+
+def test_a_purchase_ends_in_the_lake_and_is_made_once(ws, vendor):
+    shop = purchases(ws)
+    (done,) = shop.buy(bars(), context=ws.context)
+    assert (done.state, len(vendor.jobs)) == ("done", 1)
+    assert owned(ws) == done.records == 41  # the sessions of January and February
+    assert shop.buy(bars(), context=ws.context) == []
+    (rest,) = shop.buy(bars("2024-02", "2024-03"), context=ws.context)
+    assert (str(rest.order), len(vendor.jobs)) == (f"{TABLE} AAPL 2024-03-01 to 2024-04-01", 2)
+    assert owned(ws) == 61
+    names = [o.name for o in ws.raw.objects(TABLE)]
+    assert sorted(n for n in names if n.endswith(".zst")) == sorted(
+        f"{done.order.tag}.xnas-itch-{span}.ohlcv-1d.dbn.zst"
+        for span in ("20240101-20240229", "20240301-20240331")
+    )
+    assert [line.kind for line in ws.ledger.entries(kind="delivered")] == ["delivered"] * 2
+    assert not list((ws.root / "tmp" / "purchases").rglob("*.zst"))
+    assert all(finding.ok for finding in ws.raw.verify())
+
+
+def test_other_symbols_of_the_same_days_take_nothing_back(ws, vendor):
+    shop = purchases(ws)
+    shop.buy(bars("2024-01", "2024-01"), context=ws.context)
+    shop.buy(bars("2024-01", "2024-01", "MSFT"), context=ws.context)
+    assert ws.lake.scan(TABLE).collect()["symbol"].value_counts().sort("symbol").rows() == [
+        ("AAPL", 21),
+        ("MSFT", 21),
+    ]
+
+
+def test_an_estimate_buys_nothing_and_says_what_is_owned(ws, vendor):
+    shop = purchases(ws)
+    shop.buy(bars("2024-01", "2024-01"), context=ws.context)
+    said = str(shop.estimate(bars("2024-01", "2024-03"), context=ws.context))
+    assert "61 sessions, 21 already owned" in said
+    assert len(vendor.jobs) == 1
+
+
+def test_the_caps_hold(tmp_path, vendor):
+    vendor.prices = {"ohlcv-1d": 1e7}  # 0.56 USD a bar
+    try:
+        ws = workspace(tmp_path / "ws", vendor, call=5, month=30)
+        shop = purchases(ws)
+        with pytest.raises(SpendRefused, match=r"above 5\.00 USD somebody has to agree; .* say --yes 11\.76"):
+            shop.buy(bars("2024-01", "2024-01"), context=ws.context)
+        with pytest.raises(SpendRefused, match=r"only 11\.75 USD were agreed to"):
+            shop.buy(bars("2024-01", "2024-01"), context=ws.context, agreed="11.75")
+        assert not vendor.jobs
+        shop.buy(bars("2024-01", "2024-01"), context=ws.context, agreed="11.76")
+        with pytest.raises(SpendRefused, match=r"11\.76 of 30\.00 USD are spent this month"):
+            shop.buy(bars("2024-01", "2024-03"), context=ws.context, agreed="1000")
+        assert len(vendor.jobs) == 1
+        closed = workspace(tmp_path / "closed", vendor, call=0, month=0)
+        with pytest.raises(SpendRefused, match=r"0\.00 of 0\.00 USD are spent this month"):
+            purchases(closed).buy(bars(), context=closed.context, agreed="1000")
+    finally:
+        vendor.prices = {}
+
+
+def test_without_a_signature_there_is_one_sample_a_table(ws, vendor):
+    shop = purchases(ws, signed=False)
+    (done,) = shop.buy(bars("2024-01", "2024-03"), context=ws.context)
+    assert done.order.sample
+    assert str(done.order).endswith("2024-01-01 to 2024-01-31 (sample)")
+    with pytest.raises(SignoffError, match="nobody has signed for more than its sample"):
+        shop.buy(bars("2024-02", "2024-02"), context=ws.context)
+    with pytest.raises(SignoffError, match="nobody has signed for more than its sample"):
+        purchases(ws, signed=False).estimate(bars("2024-03", "2024-03"), context=ws.context)
+    denied = ws.root / "policy" / "grants.json"
+    grants = json.loads(denied.read_text())
+    grants["roles"]["data-engineer"] = [g for g in grants["roles"]["data-engineer"] if g["action"] != "order"]
+    denied.write_text(json.dumps(grants))
+    before = len(vendor.seen)
+    with pytest.raises(AccessDenied, match="may not order"):
+        shop.estimate(bars(), context=ws.context)
+    assert len(vendor.seen) == before  # policy is asked before the vendor is
+
+
+def test_an_answer_that_is_lost_is_looked_for(ws, vendor):
+    vendor.next("lose", "submit_job")
+    (done,) = purchases(ws).buy(bars(), context=ws.context)
+    assert (done.state, len(vendor.jobs)) == ("done", 1)
+    vendor.next("page", "submit_job")
+    (done,) = purchases(ws).buy(bars("2024-03", "2024-03"), context=ws.context)
+    assert (done.state, len(vendor.jobs)) == ("done", 2)
+    vendor.next("500", "submit_job", times=2)
+    (done,) = purchases(ws).buy(bars("2024-04", "2024-04"), context=ws.context)
+    assert (done.state, len(vendor.jobs)) == ("done", 3)
+
+
+def test_an_order_of_unknown_fate_is_sent_again_only_when_it_is_not_listed(ws, vendor):
+    slept: list[float] = []
+    shop = purchases(
+        ws, settle=5.0, sleep=slept.append, clock=iter(range(10**18 * 2, 2 * 10**18 + 10**12, 10**9)).__next__
+    )
+    vendor.next("502", "submit_job")
+    (done,) = shop.buy(bars(), context=ws.context)
+    looked = [s.path.rpartition(".")[2] for s in vendor.seen if "jobs" in s.path or "submit" in s.path]
+    assert done.state == "done"
+    assert looked.index("submit_job") > 0  # the list is searched before anything is sent
+    assert looked.count("submit_job") == 2
+    assert slept
+
+
+def test_a_job_that_another_program_ordered_is_not_bought_again(ws, vendor):
+    order = bars()
+    other = open_vendor(ws.settings, lambda: ws.secrets)
+    other.submit(order)
+    (done,) = purchases(ws).buy(order, context=ws.context)
+    assert len(vendor.jobs) == 1
+    assert done.words == "the account had it in its list"
+
+
+def test_a_refusal_costs_nothing_and_says_what_to_do(ws, vendor):
+    for status, words in (
+        (402, "has no money of this account left"),
+        (403, "licence"),
+        (422, "does not accept"),
+    ):
+        vendor.next(str(status), "submit_job")
+        with pytest.raises(VendorError, match=words):
+            purchases(ws).buy(bars(), context=ws.context)
+    assert not vendor.jobs
+    assert [p.state for p in purchases(ws).book.all()] == ["refused"] * 3
+
+
+def test_files_that_are_not_what_was_promised_are_not_kept(ws, vendor):
+    for number, kind in enumerate(("fewer", "damaged", "other", "empty"), start=1):
+        vendor.next(kind, "submit_job")
+        month = f"2024-0{number}"
+        with pytest.raises(IntegrityError):
+            purchases(ws).buy(bars(month, month), context=ws.context)
+    assert ws.raw.objects() == []
+    assert [p.state for p in purchases(ws).book.open()] == ["ready"] * 4
+
+
+def test_a_download_that_is_cut_goes_on_where_it_was(ws, vendor):
+    for at in (0, 1, 100):
+        vendor.next("cut", "download", at=at)
+    (done,) = purchases(ws).buy(bars(), context=ws.context)
+    ranges = [s.span for s in vendor.requests("download") if s.span]
+    assert done.state == "done"
+    assert "bytes=1-" in ranges[0]
+    assert len({s.path for s in vendor.requests("download")}) == len(purchases(ws).book.files(done))
+
+
+def test_a_job_that_never_ends_is_left_to_the_next_start(ws, vendor):
+    vendor.next("never", "submit_job")
+    with pytest.raises(VendorError, match="it is paid for: go on with `researchkit data orders --resume"):
+        purchases(ws, wait=0.05).buy(bars(), context=ws.context)
+    for job in vendor.jobs.values():
+        job.spoilt = None
+    (done,) = purchases(ws).resume(context=ws.context)
+    assert (done.state, len(vendor.jobs)) == ("done", 1)
+
+
+def test_another_host_is_never_asked(ws, vendor):
+    vendor.next("redirect", "get_cost")
+    with pytest.raises(VendorError, match="no redirect is followed"):
+        purchases(ws).buy(bars(), context=ws.context)
+    vendor.next("elsewhere", "list_files")
+    with pytest.raises(VendorError, match="no other host is asked"):
+        purchases(ws).buy(bars(), context=ws.context)
+    assert all("127.0.0.2" not in s.path for s in vendor.seen)
+
+
+def test_a_certificate_of_another_authority_is_final(tmp_path, vendor):
+    from tls import Authority
+
+    stranger = Authority(tmp_path / "stranger")
+    url = vendor.url().replace(str(vendor.ca), str(stranger.ca))
+    ws = researchkit.open(tmp_path / "ws", overrides={"vendor_url": url})
+    ws.secrets.put("vendor", Secret(KEY))
+    with pytest.raises(VendorError, match="is not trusted"):
+        purchases(ws).estimate(bars(), context=ws.context)
+    gone = researchkit.open(tmp_path / "ws", overrides={"vendor_url": url.replace("ca.pem", "no.pem")})
+    with pytest.raises(SettingsError, match="the file that \\?ca= names is not there"):
+        purchases(gone).estimate(bars(), context=gone.context)
+    none = researchkit.open(tmp_path / "ws")
+    with pytest.raises(SettingsError, match="there is no vendor"):
+        purchases(none).estimate(bars(), context=none.context)
+
+
+def test_environment_and_netrc_have_no_say(ws, vendor, monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login thief password thief\n")
+    for name, value in {"HTTPS_PROXY": "http://127.0.0.2:9", "REQUESTS_CA_BUNDLE": "/dev/null",
+                        "NETRC": str(tmp_path / ".netrc"), "DATABENTO_API_KEY": "thief"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert purchases(ws).estimate(bars(), context=ws.context).cost > 0
+    assert all(s.known for s in vendor.seen)
+
+
+def test_the_key_shows_nowhere(tmp_path, vendor, caplog):
+    """Not in logs, exceptions, tracebacks with locals, representations, or any file but the sealed one."""
+    caplog.set_level(logging.DEBUG)
+    ws = workspace(tmp_path / "ws", vendor)
+    shop = purchases(ws)
+    seen = io.StringIO()
+    for fault, where in (
+        ("401", "get_cost"),
+        ("422", "submit_job"),
+        ("drop", "get_cost"),
+        ("cut", "download"),
+        ("redirect", "list_files"),
+    ):
+        vendor.next(fault, where, times=9)
+        with pytest.raises(VendorError) as caught:
+            shop.buy(bars(), context=ws.context)
+        vendor.faults.clear()
+        error: BaseException | None = caught.value
+        frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        seen.write("".join(frames.format()))
+        while error is not None:
+            seen.write(repr(error) + repr(vars(error)))
+            error = error.__context__
+    seen.write(caplog.text + repr(shop) + repr(vars(shop)) + repr(vars(shop._desk.vendor.line)))
+    files = b"".join(p.read_bytes() for p in ws.root.rglob("*") if p.is_file())
+    for piece in pieces_of_text(KEY):
+        assert piece not in seen.getvalue().encode()
+        assert piece not in files
+    assert all(KEY not in s.path for s in vendor.seen)
+
+
+def test_two_of_the_same_order_are_one_purchase(ws, vendor):
+    import threading
+
+    found: list[Any] = []
+    shops = [purchases(workspace(ws.root, vendor)) for _ in range(2)]
+    for shop in shops:
+        assert not shop.book.open()  # the databases are open, which is not for threads to do
+
+    def buy(shop: Purchases) -> None:
+        try:
+            found.extend(shop.buy(bars(), context=ws.context))
+        except (WorkspaceError, VendorError) as e:
+            found.append(e)
+
+    threads = [threading.Thread(target=buy, args=(shop,)) for shop in shops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(vendor.jobs) == 1
+    assert [p.state for p in purchases(ws).book.all()] == ["done"]
+
+
+def test_the_command_says_the_estimate_buys_the_sample_and_knows_what_is_owned(tmp_path, vendor):
+    from typer.testing import CliRunner
+
+    from researchkit.commands.data import data
+    from researchkit.commands.order import data_ingest  # noqa: F401  the command itself
+
+    root = tmp_path / "ws"
+    workspace(root, vendor)
+    (root / "researchkit.toml").write_text(f'vendor_url = "{vendor.url()}"\n')
+    shell, where = CliRunner(), ["--workspace", str(root), "--json"]
+    order = [
+        "--dataset",
+        "XNAS.ITCH",
+        "--schema",
+        "ohlcv-1d",
+        "--symbols",
+        "AAPL,MSFT",
+        "--from",
+        "2024-01-02",
+        "--to",
+        "2024-03",
+    ]
+
+    def run(*words: str) -> Any:
+        done = shell.invoke(data, [*words, *where])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout), done.stderr
+
+    rows, said = run("ingest", *order, "--estimate")
+    assert [row["missing"] for row in rows] == [f"{TABLE} AAPL, MSFT 2024-01-02 to 2024-02-01 (sample)"]
+    assert "of 500.00 this month" in said
+    assert "21 sessions · sample only, nobody has signed for more" in said
+    assert not vendor.jobs
+    ((row,), _) = run("ingest", *order)
+    assert (row["state"], row["records"]) == ("done", 42)
+    assert run("ingest", *order)[0] == []
+    assert [r["state"] for r in run("orders")[0]] == ["done"]
+    assert [r["symbol"] for r in run("coverage")[0]] == ["AAPL", "MSFT"]
+    assert len(run("orders", row["order"])[0]["files"]) == 5
+    assert run("orders", "--resume")[0] == []
+    assert len(vendor.jobs) == 1
