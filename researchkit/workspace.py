@@ -271,9 +271,7 @@ class Incoming(Data):
 
         connect = open_session(self.settings, lambda: self.secrets)
         parts = self._parts("raw", "lake", "registry", "door")
-        return Bound(
-            Recorder(connect=connect, folder=self.root / "tmp" / "live", **parts), lambda: self.context
-        )
+        return Bound(Recorder(connect=connect, folder=self.root / "live", **parts), lambda: self.context)
 
     @cached_property
     def upkeep(self) -> Any:

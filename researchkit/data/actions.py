@@ -187,6 +187,15 @@ def _kinds(kinds: Iterable[str]) -> list[str]:
     return chosen
 
 
+def _one_currency(at: pl.DataFrame) -> None:
+    """Refuse cash in several currencies."""
+    many = at.group_by("symbol").agg(pl.col("currency").drop_nulls().unique().sort()).sort("symbol")
+    for symbol, words in many.filter(pl.col("currency").list.len() > 1).iter_rows():
+        raise ValueError(
+            f"{symbol}: cash in {' and '.join(words)}; convert it to the currency of the price first"
+        )
+
+# %% ../../nbs/data/57_actions.ipynb #act41
 def factors(
     actions: pl.DataFrame,  # ACTIONS
     bars: pl.DataFrame,  # BARS, unadjusted: cash is weighed against their closes
@@ -214,15 +223,6 @@ def factors(
             f"price before it, {row['before']:g}"
         )
     return found.group_by("ts_event", "symbol", maintain_order=True).agg(pl.col("price", "volume").product())
-
-
-def _one_currency(at: pl.DataFrame) -> None:
-    """Refuse cash in several currencies."""
-    many = at.group_by("symbol").agg(pl.col("currency").drop_nulls().unique().sort()).sort("symbol")
-    for symbol, words in many.filter(pl.col("currency").list.len() > 1).iter_rows():
-        raise ValueError(
-            f"{symbol}: cash in {' and '.join(words)}; convert it to the currency of the price first"
-        )
 
 # %% ../../nbs/data/57_actions.ipynb #act38
 def _cumulated(found: pl.DataFrame) -> pl.DataFrame:

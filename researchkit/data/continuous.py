@@ -116,6 +116,11 @@ def _events(frames: Mapping[str, pl.DataFrame | None]) -> list[_Event]:
     return sorted(found, key=lambda e: e[0])
 
 
+def _day(ns: int) -> date:
+    """The UTC day of an instant."""
+    return date(1970, 1, 1) + timedelta(days=ns // 86_400_000_000_000)
+
+
 @dataclass(frozen=True)
 class _Contract:
     """A contract that may be held, as it was known at an open."""
@@ -146,7 +151,10 @@ class _Known:
             elif kind == "notices":
                 self._notices.setdefault(symbol, []).append(row["notice"])
             elif symbol not in self._numbers or row["session"] >= self._numbers[symbol][0]:
-                self._numbers[symbol] = (row["session"], row["value"] or 0)
+                if row["value"] is None:
+                    self._numbers.pop(symbol, None)
+                else:
+                    self._numbers[symbol] = (row["session"], row["value"])
 
     def _deadline(self, row: dict[str, Any]) -> date:
         """The day by which a contract must have been left."""
@@ -170,11 +178,6 @@ class _Known:
             }
         found = [_Contract(r["symbol"], r["expiration"], last, value.get(r["symbol"])) for r, last in held]
         return sorted(found, key=lambda c: (c.expiration, c.symbol))
-
-
-def _day(ns: int) -> date:
-    """The UTC day of an instant."""
-    return date(1970, 1, 1) + timedelta(days=ns // 86_400_000_000_000)
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt19
 def _most_active(found: list[_Contract], rule: str, held: str | None) -> _Contract | None:

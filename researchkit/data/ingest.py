@@ -158,16 +158,17 @@ def _met(desk: Desk, intake: Intake, table: str, change: Restatement | None) -> 
 # %% ../../nbs/data/15_ingest.ipynb #ing15
 def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> tuple[Output, list[str]]:
     """Read an object, and get ready to write it; also the files that it meets."""
-    from researchkit.data.writing import Shape
+    from researchkit.data.writing import Shape, always_said
 
     with desk.reading(found) as (header, arrays):
         change = restating(desk, found, header, layout)
         scopes = () if change is None else change.scopes
         besides = frozenset(s for scope in scopes for s in scope.symbols or ())
         intake = take_in(header, arrays, layout, desk.scratch, besides=besides, progress=desk.progress)
-    shape = Shape(layout, {f.name: f.field_id for f in table.schema().fields})
     met = _met(desk, intake, found.table_name, change)
     beside = Neighbours(desk.index.storage, met, layout) if met or change is not None else None
+    said = always_said(layout, intake.header.dtype) if beside is None else frozenset[str]()
+    shape = Shape(layout, {f.name: f.field_id for f in table.schema().fields}, said)
     return Output(intake, shape, beside=beside, change=change, progress=desk.progress), met
 
 
@@ -239,7 +240,7 @@ class Batch:
             snapshot = tables.commit(self.table, files, raw_sha256=named)
         done = self.desk.index.complete(self.resource, snapshot, objects, context=self.desk.context)
         if files:
-            tables.expire(self.table)
+            tables.tend(self.table)
         return done
 
 # %% ../../nbs/data/15_ingest.ipynb #ing20
@@ -253,9 +254,9 @@ def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ing
     try:
         if batch.meets(output.intake.span):
             finished = batch.commit()
-            output.beside = Neighbours(
-                desk.index.storage, _met(desk, output.intake, found.table_name, output.change), layout
-            )
+            met = _met(desk, output.intake, found.table_name, output.change)
+            output.beside = Neighbours(desk.index.storage, met, layout)
+            output.shape = replace(output.shape, said=frozenset())
         if done is not None:
             return [*finished, _recounted(desk, found, done, output)]
         batch.lots.append(_lot(desk, found, batch.table, output))

@@ -5,7 +5,7 @@
 # %% ../../nbs/data/58_instruments.ipynb #itr03
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .sessions import When, day_of, sessions, streamed_bars
 from ..errors import NotFound
 
 # %% auto #0
-__all__ = ['Sessioned', 'Marked', 'Acting', 'Instruments']
+__all__ = ['Sessioned', 'Marked', 'Acting', 'former', 'Instruments']
 
 # %% ../../nbs/data/58_instruments.ipynb #itr07
 _TRADE = ("ts_event", "symbol", "sequence", "ordinal", "ts_known", "ts_published", "price", "size")
@@ -133,7 +133,12 @@ _DAY = 86_400_000_000_000
 
 # %% ../../nbs/data/58_instruments.ipynb #itr19
 class Acting(Marked):
-    """Corporate actions, and prices adjusted for them."""
+    """Corporate actions."""
+
+    def _licence(self, table: str) -> str:
+        """The licence of a table; empty while nobody has said it."""
+        row = self._registry.one("SELECT licence FROM lake_tables WHERE table_name = :t", t=table)
+        return "" if row is None else str(row["licence"])
 
     def bring_actions(
         self,
@@ -145,7 +150,7 @@ class Acting(Marked):
         key: str = "actions",  # the key it is encrypted under
     ) -> Ingest:
         """Keep a file of corporate actions and bring its rows into the lake, once."""
-        table, name = parse_table(f"{source}/actions").table, Path(path).name
+        table, name, at = parse_table(f"{source}/actions").table, Path(path).name, self._lake
         if not Path(path).is_file():
             raise NotFound(f"no file '{path}'")
         if (known := self._licence(table)) and known != licence:
@@ -155,21 +160,12 @@ class Acting(Marked):
         content = Path(path).read_bytes()
         corporate.read_actions(content, name=name, source=source)
         kept = self._raw.put(content, name=name, key=key, table=table, context=context)
-        at = self._lake
-        done = enter(
-            kept.sha256, corporate.read_actions,
-            raw=self._raw, catalog=at.catalog, index=at._index, context=context,
-        )  # fmt: skip
+        parts: dict[str, Any] = {"raw": self._raw, "catalog": at.catalog, "index": at._index}
+        done = enter(kept.sha256, corporate.read_actions, context=context, **parts)
         if not known:
-            Catalog(self._registry, door=self._door).describe(
-                table, "corporate actions", licence=licence, context=context
-            )
+            shelf = Catalog(self._registry, door=self._door)
+            shelf.describe(table, "corporate actions", licence=licence, context=context)
         return done
-
-    def _licence(self, table: str) -> str:
-        """The licence of a table; empty while nobody has said it."""
-        row = self._registry.one("SELECT licence FROM lake_tables WHERE table_name = :t", t=table)
-        return "" if row is None else str(row["licence"])
 
     def actions(
         self,
@@ -185,6 +181,24 @@ class Acting(Marked):
         return rows.with_columns(pl.coalesce("licence", pl.lit(self._licence(table) or None, pl.String)))
 
 # %% ../../nbs/data/58_instruments.ipynb #itr20
+def former(
+    symbols: Iterable[str],
+    rows: pl.DataFrame,  # ACTIONS
+    asof: When,
+) -> list[str]:  # sorted, the symbols themselves included
+    """Say what instruments were called before."""
+    steps = corporate.in_force(rows, asof).filter(pl.col("kind") == "rename")
+    before: dict[str, list[str]] = {}
+    for old, new in steps.select("symbol", "successor").iter_rows():
+        before.setdefault(new, []).append(old)
+    seen, left = set(symbols), list(symbols)
+    while left:
+        fresh = [old for old in before.get(left.pop(), ()) if old not in seen]
+        seen.update(fresh)
+        left += fresh
+    return sorted(seen)
+
+# %% ../../nbs/data/58_instruments.ipynb #itr27
 class Instruments(Acting):
     """Names, contracts, rolls, sessions, marks and corporate actions of one workspace."""
 
@@ -200,8 +214,8 @@ class Instruments(Acting):
         **of: Any,  # start, end, as for `lake.scan` of the bars
     ) -> pl.DataFrame:  # BARS with Float64 prices, under the names of that instant; levels never traded
         """Show bars as somebody at an instant would have adjusted them."""
-        now = self._when(asof)
-        rows = self._actions_or_none(source, now, context)
+        now, once = self._when(asof), None
+        rows = self._known_actions(source, now, context)
         wanted = (
             None
             if symbols is None
@@ -209,44 +223,25 @@ class Instruments(Acting):
             if isinstance(symbols, str)
             else list(dict.fromkeys(symbols))
         )
-        once = None if wanted is None else self._once(wanted, rows, table, now)
+        if wanted is not None:
+            held = self._held(table)
+            names = [set(former([symbol], rows, now)) & held or {symbol} for symbol in wanted]
+            once = sorted(set[str]().union(*names))
         scan = self._lake.scan(table, symbols=once, asof=now, context=context, **of)
         found = corporate.adjusted(scan.collect(), rows, asof=now, kinds=kinds)
         return found if wanted is None else found.filter(pl.col("symbol").is_in(wanted))
 
-    def _once(self, wanted: list[str], rows: pl.DataFrame, table: str, now: int) -> list[str]:
-        """Every name under which a table holds some instruments; one that it does not hold stays, for the error."""
-        held = self._held(table)
-        names = [set(_former([symbol], rows, now)) & held or {symbol} for symbol in wanted]
-        return sorted(set[str]().union(*names))
-
-    def _actions_or_none(self, source: str, now: int, context: Context) -> pl.DataFrame:
+    def _known_actions(self, source: str, now: int, context: Context) -> pl.DataFrame:
         """The actions of a source; none before its first was known."""
         try:
             return self.actions(source, asof=now, context=context)
         except NotFound:
             if not self._held(f"{source}/actions"):
                 raise
-            return pl.DataFrame(
-                schema={n: k[-1] if isinstance(k, tuple) else k for n, k in corporate.ACTIONS.columns.items()}
-            )
+            kinds = {n: k[-1] if isinstance(k, tuple) else k for n, k in corporate.ACTIONS.columns.items()}
+            return pl.DataFrame(schema=kinds)
 
     def _held(self, table: str) -> set[str]:
         """The symbols of a table."""
         query = "SELECT symbol FROM lake_symbols WHERE table_name = :t"
         return {row["symbol"] for row in self._registry.rows(query, t=table)}
-
-
-def _former(symbols: Iterable[str], rows: pl.DataFrame, asof: int) -> Iterator[str]:
-    """What instruments were called before."""
-    steps = corporate.in_force(rows, asof).filter(pl.col("kind") == "rename")
-    before: dict[str, list[str]] = {}
-    for old, new in steps.select("symbol", "successor").iter_rows():
-        before.setdefault(new, []).append(old)
-    seen, left = set(symbols), list(symbols)
-    while left:
-        for old in before.get(left.pop(), ()):
-            if old not in seen:
-                seen.add(old)
-                left.append(old)
-    yield from seen

@@ -109,7 +109,8 @@ class Intake:
         times = chunk[event].astype(np.int64)
         low, high = int(times.min()), int(times.max())
         self.span = (low, high) if self.span is None else (min(low, self.span[0]), max(high, self.span[1]))
-        self.spool.add(steps_of(times, self.layout.step) * max(1, len(self.names.symbols)) + codes, chunk, places)
+        cells = steps_of(times, self.layout.step) * max(1, len(self.names.symbols)) + codes
+        self.spool.add(cells, chunk, places, times=times)
 
     def close(self) -> None:
         """Give the disk back."""

@@ -19,7 +19,7 @@ from ..security.secrets import Secrets
 from ..settings import Address, Settings, address_of
 
 # %% auto #0
-__all__ = ['Session', 'LiveSession', 'connector']
+__all__ = ['Session', 'LiveSession', 'open_session']
 
 # %% ../../nbs/data/68_listening.ipynb #lsn06
 class Session(Protocol):
@@ -121,7 +121,7 @@ def _refused(where: str, cause: Exception) -> Refusal:
     return Refusal(f"live gateway {where}: {words}{remedy}", again=not final)
 
 # %% ../../nbs/data/68_listening.ipynb #lsn13
-def connector(
+def open_session(
     settings: Settings,
     secrets: Callable[[], Secrets],  # opened when the key is needed
 ) -> Callable[[Feed, int | None], Session]:  # feed, and since when; raises `Refusal`

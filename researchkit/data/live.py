@@ -220,3 +220,9 @@ class Recorder:
     def missing(self, feed: Feed) -> list[Order]:  # by schema and time; empty: nothing was missed
         """What was missed of a feed since it was first recorded, in the words of orders."""
         return unheard(self._registry, feed)
+
+    def whole(self, feed: Feed) -> list[Order]:  # one a schema of which something was missed
+        """The whole recorded span of each schema with gaps: to buy it is to buy its gaps, since the rest is owned."""
+        lacking = {order.schema for order in self.missing(feed)}
+        spans = recorded(self._registry, feed)
+        return [feed.order(schema, *spans[schema]) for schema in feed.schemas if schema in lacking]

@@ -168,12 +168,14 @@ def _replaced(producer: _SnapshotProducer[Any], summary: Any) -> Summary:
 # %% ../../nbs/data/39_manifests.ipynb #man18
 def rewrite_manifests(
     table: Table,  # any state; it is refreshed first
+    *,
+    least: int = 1,  # lists that must be out of order before anything is done
 ) -> tuple[int, int]:  # how many lists there were, and how many there are
     """Sort the lists of a table again where that helps planning; no file is touched and no row changes."""
     table.refresh()
     head = table.current_snapshot()
     there = [] if head is None else head.manifests(table.io)
-    if not untidy(there):
+    if len(untidy(there)) < least:
         return len(there), len(there)
     reached("upkeep", "before")
     try:

@@ -96,9 +96,10 @@ class Names:
         times: Ints,  # shape (n,), ns UTC: when each row was true
     ) -> Ints:  # shape (n,); NO_SYMBOL where there is none
         """Say which symbol each row carries."""
-        days = times // DAY_NS
-        if (first := int(days.min())) == int(days.max()):
+        first, last = int(times.min()) // DAY_NS, int(times.max()) // DAY_NS
+        if first == last:
             return self._on(first).look(instruments)
+        days = times // DAY_NS
         distinct = np.unique(days)
         if len(distinct) > _DAYS:
             return self._searched(instruments, days)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..context import Resource
 from .filelists import listed
-from .layouts import DAY, RETRACTED
+from .layouts import DAY
 from .objects import Finding, checked, compared
 from .registry import Registry
 from .shares import files_of
@@ -47,7 +47,7 @@ class Columns:
     def __init__(self, table: Table) -> None:
         numbers = {f.name: f.field_id for f in table.schema().fields}
         self.event, self.symbol = numbers["ts_event"], numbers["symbol"]
-        self.later = [numbers.get(name, 0) for name in ("ts_published", RETRACTED)]
+        self.published = numbers["ts_published"]
 
     def piece(self, file: DataFile) -> Piece:
         """What Iceberg says of a data file."""
@@ -56,7 +56,7 @@ class Columns:
         low, high, rows = file.lower_bounds or {}, file.upper_bounds or {}, file.record_count
         times = _number(low.get(self.event)), _number(high.get(self.event))
         names = _text(low.get(self.symbol)), _text(high.get(self.symbol))
-        plain = all((file.null_value_counts or {}).get(n) == rows for n in self.later)
+        plain = (file.null_value_counts or {}).get(self.published) == rows
         return Piece(relative(file.file_path), rows, file.file_size_in_bytes, *times, *names, plain)
 
 

@@ -175,11 +175,13 @@ class Inlet:
         cells: Ints,  # shape (n,); which partition and symbol each belongs to
         records: Records,  # shape (n,)
         places: Ints,  # shape (n,), ascending
+        *,
+        times: Ints | None = None,  # the time field, where the caller has it at hand
     ) -> None:
         """Take a chunk in as one sorted run. O(n) for rows that nearly are in order."""
         if not len(records):
             return
-        times = records[self.time].astype(np.int64)
+        times = records[self.time].astype(np.int64) if times is None else times
         order = in_order(cells, [times])
         cells = cells[order]
         fences, starts = _fences(cells, times[order])

@@ -16,7 +16,7 @@ from ..errors import IntegrityError, NotFound, not_found
 from ..frames import INSTANT, Schema, check
 
 # %% auto #0
-__all__ = ['SPANS', 'spans_of', 'Symbology']
+__all__ = ['SPANS', 'spans_of', 'Statements', 'Symbology']
 
 # %% ../../nbs/data/53_symbology.ipynb #smb07
 SPANS = Schema(
@@ -68,8 +68,17 @@ _TYPES = {
 }
 
 
-class Symbology:
-    """What the files of the lake said about numbers and symbols."""
+def _told(spans: pl.DataFrame, asof: When | None) -> pl.DataFrame:
+    """Leave out what lay in the future of an instant."""
+    if asof is None:
+        return spans
+    then = pl.lit(instant(asof, name="asof")).cast(INSTANT)
+    open_ = pl.when(pl.col("until") <= then).then("until").alias("until")
+    return spans.filter(pl.col("since") <= then).with_columns(open_)
+
+# %% ../../nbs/data/53_symbology.ipynb #smb18
+class Statements:
+    """What the files of the lake said, by symbol and by number."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -103,6 +112,10 @@ class Symbology:
             raise NotFound(f"no instrument {instrument_id} in {dataset}: no file has named it")
         return _told(spans_of(rows), asof)
 
+# %% ../../nbs/data/53_symbology.ipynb #smb14
+class Symbology(Statements):
+    """Names and numbers at an instant."""
+
     def at(
         self,
         dataset: str,
@@ -133,12 +146,3 @@ class Symbology:
         spans = self.history(dataset, symbol).select("since", "until").rows()
         there = ", ".join(f"{a:%F} to {b:%F}" for a, b in spans)
         raise NotFound(f"{dataset} {symbol} meant nothing at {written(moment)}: it is on record from {there}")
-
-
-def _told(spans: pl.DataFrame, asof: When | None) -> pl.DataFrame:
-    """Leave out what lay in the future of an instant."""
-    if asof is None:
-        return spans
-    then = pl.lit(instant(asof, name="asof")).cast(INSTANT)
-    open_ = pl.when(pl.col("until") <= then).then("until").alias("until")
-    return spans.filter(pl.col("since") <= then).with_columns(open_)

@@ -33,8 +33,9 @@ from ..errors import IntegrityError, WorkspaceError
 from ..security.durable import reached
 
 # %% auto #0
-__all__ = ['KEEP', 'PROPERTIES', 'RAW', 'open_catalog', 'make_table', 'stem', 'write_files', 'commit', 'commits', 'alone',
-           'planned', 'expire', 'DAY', 'LAYOUTS', 'RETRACTED', 'Layout', 'layout_in', 'layout_of', 'restored', 'stored']
+__all__ = ['KEEP', 'UNTIDY', 'PROPERTIES', 'RAW', 'open_catalog', 'make_table', 'stem', 'write_files', 'commit', 'commits',
+           'alone', 'planned', 'expire', 'tend', 'DAY', 'LAYOUTS', 'RETRACTED', 'Layout', 'layout_in', 'layout_of',
+           'restored', 'stored']
 
 # %% ../../nbs/data/14_tables.ipynb #tab04
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _all_ = [DAY, LAYOUTS, RETRACTED, Layout, layout_in, layout_of, restored, stored
 
 # %% ../../nbs/data/14_tables.ipynb #tab16
 KEEP = 100  # snapshots a table remembers
+UNTIDY = 200  # lists of files out of order after which all of these are written again
 PROPERTIES: Mapping[str, str] = {
     "format-version": "2",
     "write.metadata.delete-after-commit.enabled": "true",
@@ -255,3 +257,13 @@ def expire(
             table.io.delete(path)
         reached("upkeep", "after")
     return len(old)
+
+
+def tend(
+    table: Table,  # after a commit; the caller is alone at it
+) -> None:
+    """Keep the past small and the lists of files in order, with work that is small on average."""
+    from researchkit.data.manifests import rewrite_manifests
+
+    expire(table)
+    rewrite_manifests(table, least=UNTIDY)

@@ -41,13 +41,19 @@ def active(terms: pl.DataFrame, plan: pl.DataFrame, numbers: list[int]) -> pl.Da
     """Numbers for every contract and every seventh session, in a cycle, known when the session is over."""
     seen = plan.gather_every(7).select("session", ts_known="close").join(terms.select("symbol"), how="cross")
     cycle = [numbers[i % len(numbers)] for i in range(seen.height)]
-    rows = seen.with_columns(value=pl.Series(cycle, dtype=pl.Int64)).sort("ts_known", "symbol").with_row_index("place")
+    rows = (
+        seen.with_columns(value=pl.Series(cycle, dtype=pl.Int64))
+        .sort("ts_known", "symbol")
+        .with_row_index("place")
+    )
     return check(rows.select(list(ACTIVITY.columns)), ACTIVITY)
 
 
 def days_held(found: pl.DataFrame, plan: pl.DataFrame) -> pl.DataFrame:
     """The contract of each session."""
-    at = plan.select("session", "open").join_asof(found.select("since", "until", "symbol"), left_on="open", right_on="since")
+    at = plan.select("session", "open").join_asof(
+        found.select("since", "until", "symbol"), left_on="open", right_on="since"
+    )
     return at.filter((pl.col("open") < pl.col("until")).fill_null(value=True), pl.col("symbol").is_not_null())
 
 
@@ -66,7 +72,10 @@ def test_every_roll_is_in_time_and_forwards(calendar, rule, rank, cash, step, da
     ends = [expiry[s] for s in found["symbol"]]
     assert ends == sorted(ends), "a series went back"
     assert len(set(ends)) == len(ends)
-    last = {r["symbol"]: deadline(r["expiration"].date(), cash=cash, delivery=r["delivery"]) for r in terms.iter_rows(named=True)}
+    last = {
+        r["symbol"]: deadline(r["expiration"].date(), cash=cash, delivery=r["delivery"])
+        for r in terms.iter_rows(named=True)
+    }
     for held, symbol in days_held(found, plan).select("session", "symbol").iter_rows():
         assert weekdays_left(held, last[symbol]) > out
         assert held < last[symbol]
@@ -82,7 +91,9 @@ def test_the_front_is_the_nearest_or_the_busiest() -> None:
     both = front.join(second, on="session", suffix="_next")
     expiry = dict(terms.select("symbol", "expiration").iter_rows())
     order = sorted(expiry, key=expiry.__getitem__)
-    assert all(order.index(b) == order.index(a) + 1 for a, b in both.select("symbol", "symbol_next").iter_rows())
+    assert all(
+        order.index(b) == order.index(a) + 1 for a, b in both.select("symbol", "symbol_next").iter_rows()
+    )
     assert both.height > 700
 
 
@@ -101,14 +112,18 @@ def test_profit_by_contract_is_the_sum_of_real_moves() -> None:
         pl.DataFrame({"symbol": list(level), "base": list(level.values())}), how="cross"
     )
     rows = rows.sort("symbol", "ts_event").with_columns(p=pl.col("base") + day)
-    bars = rows.with_columns(*(pl.col("p").alias(n) for n in ("open", "high", "low", "close")), volume=pl.lit(1, pl.UInt64))
+    bars = rows.with_columns(
+        *(pl.col("p").alias(n) for n in ("open", "high", "low", "close")), volume=pl.lit(1, pl.UInt64)
+    )
     bars = check(bars.select(list(BARS.columns)).sort(BARS.key), BARS)
     found = rolls("XX.c.0", terms, plan, asof="2011-01-01")
     mine = per_contract(bars, found)
     assert mine["ts_event"].is_unique().all()
     moves = mine.with_columns(pl.col("close").diff().over("symbol"))["close"].drop_nulls()
     assert moves.unique().to_list() == [1.0]  # a jump of 3 at each roll belongs to nobody
-    assert back_adjusted(bars, found, asof="2011-01-01")["close"].diff().drop_nulls().unique().to_list() == [1.0]
+    assert back_adjusted(bars, found, asof="2011-01-01")["close"].diff().drop_nulls().unique().to_list() == [
+        1.0
+    ]
 
 
 REAL = Path(os.environ.get("RESEARCHKIT_TEST_DATA", "/nonexistent")) / "dbn" / "samples"
@@ -127,7 +142,12 @@ def real(dataset: str, schema: str) -> pl.DataFrame:
 def test_real_definitions_have_terms() -> None:
     for dataset, root, symbol, ends, cash in FUTURES if REAL.is_dir() else ():
         terms = contract_terms(real(dataset, "definition"), root).row(0, named=True)
-        assert (terms["symbol"], terms["expiration"], terms["cash"], terms["listed"]) == (symbol, ends, cash, True)
+        assert (terms["symbol"], terms["expiration"], terms["cash"], terms["listed"]) == (
+            symbol,
+            ends,
+            cash,
+            True,
+        )
         out = deadline(ends.date(), cash=terms["cash"], delivery=terms["delivery"])
         assert out <= ends.date()
         assert (out == ends.date()) == cash
@@ -157,4 +177,7 @@ def test_real_minutes_become_sessions() -> None:
         bars = session_bars(rows, plan, asof=rows["ts_known"].max())
         assert bars.is_empty()  # their session was not over
         if within.height:
-            assert session_bars(rows, plan, asof=day.max() + timedelta(days=2))["volume"].sum() == within["volume"].sum()
+            assert (
+                session_bars(rows, plan, asof=day.max() + timedelta(days=2))["volume"].sum()
+                == within["volume"].sum()
+            )

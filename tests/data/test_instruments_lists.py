@@ -38,7 +38,11 @@ class Desk:
         grant(root / "policy", "quant", action="read", resource="ACME/*")
         self.registry = Registry(f"sqlite:///{root}/catalog.db")
         self.door = Door(Policy(root / "policy"), Ledger(f"sqlite:///{root}/ledger.db"))
-        zone: dict[str, Any] = {"registry": self.registry, "keyring": Keyring(root / "keys"), "door": self.door}
+        zone: dict[str, Any] = {
+            "registry": self.registry,
+            "keyring": Keyring(root / "keys"),
+            "door": self.door,
+        }
         self.now = datetime(2013, 12, 10, tzinfo=UTC)
         self.raw = RawZone(root / "raw", immutable=False, clock=self.clock, **zone)
         self.lake = Lake(root / "lake", registry=self.registry, raw=self.raw, door=self.door)
@@ -75,7 +79,9 @@ def killed_at(site: str, when: str) -> Callable[[str, str], None]:
     return reached
 
 
-@pytest.mark.parametrize(("site", "when"), [("commit", "before"), ("commit", "after"), ("ingest", "before"), ("ingest", "after")])
+@pytest.mark.parametrize(
+    ("site", "when"), [("commit", "before"), ("commit", "after"), ("ingest", "before"), ("ingest", "after")]
+)
 @pytest.mark.parametrize("restated", [False, True])
 def test_a_kill_anywhere_leaves_the_old_state_or_the_new(desk, monkeypatch, site, when, restated) -> None:
     sha = desk.keep("a.csv", TOP + ONE)

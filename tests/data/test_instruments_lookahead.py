@@ -45,11 +45,19 @@ def definitions(rng: np.random.Generator) -> pl.DataFrame:
     for n, (symbol, ends) in enumerate(EXPIRY.items()):
         for day in (date(2013, 5, 1), date(2013, 6, 3 + n), date(2013, 8, 1)):
             moved = timedelta(days=int(rng.integers(0, 2)))
-            rows.append((datetime(day.year, day.month, day.day, tzinfo=UTC), symbol, datetime.fromisoformat(f"{ends}+00:00") - moved))
+            rows.append(
+                (
+                    datetime(day.year, day.month, day.day, tzinfo=UTC),
+                    symbol,
+                    datetime.fromisoformat(f"{ends}+00:00") - moved,
+                )
+            )
     frame = told([r[0] for r in rows], symbol=[r[1] for r in rows], expiration=[r[2] for r in rows])
     month = pl.col("expiration").dt.month()
     fixed = {"asset": pl.lit("XX"), "instrument_class": pl.lit("F"), "unit_of_measure": pl.lit("IPNT")}
-    return conformed(frame.with_columns(**fixed, maturity_year=pl.lit(2013), maturity_month=month), DEFINITIONS)
+    return conformed(
+        frame.with_columns(**fixed, maturity_year=pl.lit(2013), maturity_month=month), DEFINITIONS
+    )
 
 
 def statistics(rng: np.random.Generator) -> pl.DataFrame:
@@ -61,7 +69,9 @@ def statistics(rng: np.random.Generator) -> pl.DataFrame:
             for kind in (marks.SETTLEMENT, marks.VOLUME, marks.OPEN_INTEREST):
                 for late in range(int(rng.integers(1, 3))):
                     at = close + timedelta(hours=float(rng.uniform(0, 5)) + 20 * late)
-                    rows.append((at, symbol, ref, kind, int(rng.integers(1, 10**6)), 2 if rng.random() < 0.05 else 1))
+                    rows.append(
+                        (at, symbol, ref, kind, int(rng.integers(1, 10**6)), 2 if rng.random() < 0.05 else 1)
+                    )
     names = ("symbol", "ts_ref", "stat_type", "quantity", "update_action")
     columns = {n: [r[i + 1] for r in rows] for i, n in enumerate(names)}
     price = [1600 + (r[4] % 400) / 4 for r in rows]
@@ -78,7 +88,9 @@ def daily(rng: np.random.Generator) -> pl.DataFrame:
             if at < datetime.fromisoformat(f"{ends}+00:00"):
                 known = at + timedelta(days=1)
                 late = known + timedelta(days=3) if rng.random() < 0.05 else known
-                rows.append((at, symbol, known, late, float(rng.uniform(90, 110)), int(rng.integers(1, 1000))))
+                rows.append(
+                    (at, symbol, known, late, float(rng.uniform(90, 110)), int(rng.integers(1, 1000)))
+                )
     names = ("symbol", "ts_known", "ts_published", "close", "volume")
     frame = told([r[0] for r in rows], **{n: [r[i + 1] for r in rows] for i, n in enumerate(names)})
     return conformed(frame.with_columns(pl.col("close").alias(n) for n in ("open", "high", "low")), BARS)
@@ -126,15 +138,27 @@ def other_future(cut: datetime) -> Frames:
         past, future = frame.filter(known_by(frame, cut)), frame.filter(~known_by(frame, cut))
         numbers = [n for n, k in frame.schema.items() if k == EXACT]
         counts = [n for n in ("volume", "quantity") if n in frame.columns]
-        future = future.with_columns(*(pl.col(n) * 2 for n in numbers), *((pl.col(n) * 7 % 1000).cast(frame.schema[n]) for n in counts))
-        made[name] = pl.concat([past, future.with_columns(pl.col(n).cast(EXACT) for n in numbers)]).sort("ts_event", maintain_order=True)
+        future = future.with_columns(
+            *(pl.col(n) * 2 for n in numbers), *((pl.col(n) * 7 % 1000).cast(frame.schema[n]) for n in counts)
+        )
+        made[name] = pl.concat([past, future.with_columns(pl.col(n).cast(EXACT) for n in numbers)]).sort(
+            "ts_event", maintain_order=True
+        )
     return made
 
 
 def table(w: Frames, series: str, asof: Any) -> pl.DataFrame:
     """Rolls of the world."""
-    terms = contract_terms(w["definitions"], "XX") if w["definitions"].height else pl.DataFrame(schema=dict(TERMS.columns))
-    active = {"v": lambda: traded(w["daily"], PLAN), "n": lambda: reported(w["statistics"], "n"), "c": lambda: None}
+    terms = (
+        contract_terms(w["definitions"], "XX")
+        if w["definitions"].height
+        else pl.DataFrame(schema=dict(TERMS.columns))
+    )
+    active = {
+        "v": lambda: traded(w["daily"], PLAN),
+        "n": lambda: reported(w["statistics"], "n"),
+        "c": lambda: None,
+    }
     return rolls(series, terms, PLAN, activity=active[series[3]](), asof=asof)
 
 
@@ -155,7 +179,11 @@ ASKED: dict[str, Callable[[Frames, Any], pl.DataFrame]] = {
     "factors": lambda w, t: actions.factors(w["actions"], w["daily"], asof=t),
     "adjusted": lambda w, t: actions.adjusted(w["daily"], w["actions"], asof=t),
 }  # fmt: skip
-CUTS = [datetime(2013, 6, 12, 9, 17, tzinfo=UTC), datetime(2013, 7, 20, tzinfo=UTC), datetime(2013, 9, 17, 22, tzinfo=UTC)]
+CUTS = [
+    datetime(2013, 6, 12, 9, 17, tzinfo=UTC),
+    datetime(2013, 7, 20, tzinfo=UTC),
+    datetime(2013, 9, 17, 22, tzinfo=UTC),
+]
 LATE = [datetime(2013, 11, 22, 21, tzinfo=UTC), datetime(2013, 11, 29, 17, 59, 59, tzinfo=UTC)]
 
 
@@ -164,7 +192,9 @@ def test_an_answer_does_not_know_the_future(name: str) -> None:
     seen = 0
     for cut in LATE if name in ("session_bars", "streamed_bars", "marked") else CUTS:
         full = ASKED[name](WORLD, cut)
-        assert full.equals(ASKED[name](without_future(cut), cut)), f"{name} changes when the history ends at {cut}"
+        assert full.equals(ASKED[name](without_future(cut), cut)), (
+            f"{name} changes when the history ends at {cut}"
+        )
         assert full.equals(ASKED[name](other_future(cut), cut)), f"{name} changes with what comes after {cut}"
         seen += full.height
     assert seen, "the world says nothing about it"
@@ -198,7 +228,10 @@ def test_a_table_of_rolls_only_grows(series: str) -> None:
             break
         early = table(WORLD, series, open_)
         assert early.drop("until").equals(every.filter(pl.col("ts_known") <= open_).drop("until"))
-        assert early["until"].drop_nulls().to_list() == every["until"].drop_nulls().head(early["until"].count()).to_list()
+        assert (
+            early["until"].drop_nulls().to_list()
+            == every["until"].drop_nulls().head(early["until"].count()).to_list()
+        )
 
 
 def test_a_gap_is_taken_from_prices_before_the_roll() -> None:
@@ -228,7 +261,12 @@ LEAKS: dict[str, Callable[[Frames, Any], pl.DataFrame]] = {
 
 @pytest.mark.parametrize("name", LEAKS)
 def test_the_instrument_replay_sees_a_leak(name: str) -> None:
-    cuts = [datetime(2013, 7, 10, 3, tzinfo=UTC), *(c + timedelta(hours=h) for c in CUTS for h in range(0, 96, 12))]
+    cuts = [
+        datetime(2013, 7, 10, 3, tzinfo=UTC),
+        *(c + timedelta(hours=h) for c in CUTS for h in range(0, 96, 12)),
+    ]
     assert any(
-        not LEAKS[name](WORLD, cut).equals(LEAKS[name](world(cut), cut)) for cut in cuts for world in (without_future, other_future)
+        not LEAKS[name](WORLD, cut).equals(LEAKS[name](world(cut), cut))
+        for cut in cuts
+        for world in (without_future, other_future)
     )

@@ -13,10 +13,12 @@ from market import day_of
 
 from researchkit.context import Context, Principal
 from researchkit.data.door import Door
+from researchkit.data.historical import open_vendor
 from researchkit.data.lake import Lake
 from researchkit.data.line import Patience, Refusal
 from researchkit.data.listening import LiveSession
 from researchkit.data.live import Limits, Recorder
+from researchkit.data.purchase import Purchases
 from researchkit.data.raw import RawZone
 from researchkit.data.registry import Registry
 from researchkit.data.segments import Feed, feed_of
@@ -25,7 +27,7 @@ from researchkit.security.keys import Keyring
 from researchkit.security.ledger import Ledger
 from researchkit.security.policy import Policy, grant, install
 from researchkit.security.secret import Secret
-from researchkit.settings import address
+from researchkit.settings import Settings, address
 
 ME = Context(Principal("engineer3", ("data-engineer", "quant")))
 FEED = feed_of("GLBX.MDP3", ["trades", "ohlcv-1m"], ["ES.FUT"])
@@ -197,3 +199,24 @@ def test_nothing_is_heard_without_a_sign_off(ws):
     with pytest.raises(AccessDenied, match="sign-off"):
         ws.unsigned.record(FEED, context=ME, limits=LIMITS)
     assert ws.made == []
+
+
+def test_a_gap_is_bought_and_nothing_else(ws, vendor):
+    vendor.clear()
+    ws.gateway.replay = 0
+    ws.gateway.next("cut", after=150, away=HOUR // 2)
+    ws.recorder.record(FEED, context=ME, limits=LIMITS)
+    missing = ws.recorder.missing(FEED)
+    settings = Settings(ws.root, vendor_url=vendor.url(call=50, month=500))
+    secrets = SimpleNamespace(get=lambda name: Secret(vendor.key))
+    shop = Purchases(
+        vendor=open_vendor(settings, lambda: secrets, patience=IMPATIENT), raw=ws.raw, lake=ws.lake, sleep=lambda s: None,
+        registry=ws.registry, door=ws.door, folder=ws.root / "purchases", signed=lambda resource: True,
+    )  # fmt: skip
+    bought = [placed.order for order in ws.recorder.whole(FEED) for placed in shop.buy(order, context=ME)]
+    assert {(o.schema, o.start, o.end) for o in bought} == {(o.schema, o.start, o.end) for o in missing}
+    assert ws.recorder.missing(FEED) == []
+    for schema in FEED.schemas:
+        span = min(s for s, _ in owned(ws, FEED, schema)), max(e for _, e in owned(ws, FEED, schema))
+        assert held(ws, f"{FEED.dataset}/{schema}", FEED).equals(expected(ws.gateway, FEED, schema, span))
+    vendor.clear()

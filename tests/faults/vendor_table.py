@@ -49,6 +49,11 @@ class Case:
     paid: int = 1  # how many jobs were made for it after both
     waits: float = 0.0  # seconds at least that were waited in the first attempt
 
+    @property
+    def often(self) -> bool:
+        """Whether every run of the tests looks at it."""
+        return (self.where, self.what) not in SELDOM
+
 
 def some(kind: str, holding: str, times: int = 1, **how: Any) -> Faults:
     """One sort of fault."""
@@ -117,6 +122,17 @@ CASES = (
     Case("content", "files of no bytes", some("empty", ORDER), "empty"),
     Case("content", "another schema than was ordered", some("other", ORDER), "as was ordered"),
 )  # fmt: skip
+SELDOM = {
+    ("asking", "403"), ("asking", "422"), ("asking", "503 with Retry-After: 9"), ("asking", "hangs up, twice"),
+    ("asking", "half an answer"), ("asking", "500 without end"), ("asking", "429 with Retry-After: 86400"),
+    ("ordering", "500, nothing was ordered"), ("ordering", "422"), ("ordering", "hangs up before it has ordered"),
+    ("ordering", "orders, and half the answer is lost"), ("ordering", "429, twice"),
+    ("waiting", "every job listed twice"), ("waiting", "the job is missing in the list for a while"),
+    ("listing", "MD5 instead of SHA-256"), ("listing", "a name that leads out of the folder"),
+    ("fetching", "a short body, once"), ("fetching", "an over-long body, once"), ("fetching", "404"),
+    ("fetching", "another version of the file, always"), ("fetching", "a storm of four 500s"),
+    ("fetching", "cut after 200 bytes"), ("fetching", "429 with Retry-After: 7"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -268,3 +284,34 @@ def wrong(told: Told) -> list[str]:
     if told.rows != told.expected * whole or told.objects != whole:
         made.append(f"{told.rows} of {told.expected} rows, {told.objects} objects")
     return made
+
+
+def cut_everywhere(root: Path, vendor: Vendor, *, step: int) -> tuple[int, int]:
+    """Fetch one file, cut after 0, 1, 2, … bytes, each time into an empty folder; returns its size and how many cuts."""
+    from researchkit.data.download import fetch
+    from researchkit.data.historical import Listed
+
+    vendor.clear()
+    settings = Settings(root, vendor_url=vendor.url())
+    secrets = SimpleNamespace(get=lambda name: Secret(vendor.key))
+    patience = Patience(attempts=3, sleep=lambda seconds: None)
+    line = open_vendor(settings, lambda: secrets, patience=patience, seconds=(5.0, 5.0)).line
+    asked = {
+        "dataset": "XNAS.ITCH",
+        "schema": "ohlcv-1d",
+        "symbols": "AAPL",
+        "start": "2024-01-08",
+        "end": "2024-01-13",
+    }
+    job = vendor.jobs[vendor.submit(asked | {"compression": "zstd", "split_duration": "none"}, None)["id"]]
+    job.asked = vendor.polls
+    (entry,) = [e for e in vendor.listing(job, vendor.files(job)) if e["filename"].endswith(".zst")]
+    listed, data = Listed.of(entry, line), vendor.files(job)[entry["filename"]]
+    places = sorted({*range(0, len(data), step), 1, len(data) - 1})
+    for at in places:
+        vendor.next("cut", ".zst", at=at)
+        path = fetch(line, listed, root / str(at), patience=patience)
+        if path.read_bytes() != data or list((root / str(at)).glob("arriving/*")):
+            raise AssertionError(f"cut after {at} bytes: {path} is not what was sent")
+    vendor.clear()
+    return len(data), len(places)

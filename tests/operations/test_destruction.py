@@ -237,7 +237,7 @@ def test_who_had_read_an_object_before_leaves_nothing_readable(
 
     ws, other = opened(begun), opened(begun)
     kept = other.raw.put(late(begun), name="late", key="market")
-    read, removed, add = threading.Event(), threading.Event(), ingest._add
+    read, removed, add = threading.Event(), threading.Event(), ingest.Batch.commit
 
     def slow(*given: Any, **more: Any) -> Any:
         read.set()
@@ -255,7 +255,7 @@ def test_who_had_read_an_object_before_leaves_nothing_readable(
         threading.Timer(0.3, removed.set).start()
 
     without = destruction._without
-    monkeypatch.setattr(ingest, "_add", slow)
+    monkeypatch.setattr(ingest.Batch, "commit", slow)
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(other.lake.ingest, kept.sha256)
         assert read.wait(60)

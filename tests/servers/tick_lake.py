@@ -46,6 +46,7 @@ class Trade:
     size: int = 1
     sequence: int = 0
     late: int = 1_000  # ns until it was received
+    side: str = "A"
 
 
 def trades_file(
@@ -60,8 +61,16 @@ def trades_file(
         ("sequence", [t.sequence for t in trades]), ("instrument_id", [ids[t.symbol] for t in trades]),
     ):  # fmt: skip
         records[name] = values
-    records["action"], records["side"], records["publisher_id"] = b"T", b"A", 2
+    records["side"] = [t.side.encode() for t in trades]
+    records["action"], records["publisher_id"] = b"T", 2
     return encode(records, dataset="XNAS.TEST", schema="trades", ids=ids, span=span)
+
+
+def as_trades(frame: pl.DataFrame) -> list[Trade]:
+    """Rows of a scan as trades again, in the order of their numbers."""
+    columns = ("ts_event", "symbol", "price", "size", "sequence", "ts_recv", "side")
+    found = frame.sort("sequence").with_columns(pl.col("ts_event", "ts_recv").to_physical()).select(columns)
+    return [Trade(at, s, float(p), size, n, seen - at, side) for at, s, p, size, n, seen, side in found.iter_rows()]
 
 
 def walk(rows: int, day: int, symbols: Sequence[str], seed: int = 0) -> bytes:

@@ -201,7 +201,7 @@ class Vendor:
         found = self.market.records(dataset, schema, symbols, stype, start, end)
         count = min(len(found), int(ask["limit"])) if ask.get("limit") else len(found)
         size = count * found.dtype.itemsize
-        return count, size, size / 1e9 * self.prices.get(schema, self.price)
+        return count, size, round(size / 1e9 * self.prices.get(schema, self.price), 9)
 
     def understood(self, ask: Mapping[str, str]) -> tuple[str, str, list[str], str, int, int]:
         """An order in the market's words, or a refusal in the vendor's."""
