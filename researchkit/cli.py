@@ -18,6 +18,7 @@ from researchkit.commands import (
     keys,
     lake,
     ledger,
+    live,
     order,
     pins,
     quality,
@@ -33,7 +34,7 @@ from .settings import environment
 __all__ = ['ADDING', 'app', 'main']
 
 # %% ../nbs/cli/01_cli.ipynb #cli06
-ADDING = (order, pins, quality, instruments)  # pages that add verbs to the nouns of others
+ADDING = (order, live, pins, quality, instruments)  # pages that add verbs to the nouns of others
 
 
 def _wired(line: typer.Typer) -> typer.Typer:

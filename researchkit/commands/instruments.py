@@ -66,6 +66,9 @@ def lake_continuous(
     out: Annotated[
         int, typer.Option(help="Weekdays before its deadline that a contract is left.", min=1)
     ] = 3,
+    steady: Annotated[
+        int, typer.Option(help="Sessions in a row that another contract must lead.", min=1)
+    ] = 2,
     settles: Annotated[str | None, typer.Option(help="cash or delivery; default: by its unit.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -73,7 +76,7 @@ def lake_continuous(
     """Say which contract a continuous future meant, and when and why that changed."""
     from researchkit.data.futures import RollBy
 
-    by = RollBy(activity=activity, calendar=calendar, out=out, settles=settles)
+    by = RollBy(activity=activity, calendar=calendar, out=out, steady=steady, settles=settles)
     found = opened(workspace).instruments.rolls(series, dataset, start=start, end=end, asof=asof, by=by)
     columns = ("symbol", "since", "until", "before", "reason", "deadline")
     say(

@@ -40,8 +40,17 @@ def heard(*, quiet: bool) -> Iterator[Callable[[Recorded], None]]:
 
 def _missing(ws: Workspace, feed: Feed, *, json: bool) -> None:
     """List what was missed."""
-    rows = [{"table": o.table, "symbols": ",".join(o.symbols), "what": str(o), "start": o.start, "end": o.end} for o in ws.live.missing(feed)]
-    shown = rows if json else [{"missing": row["what"], "seconds": f"{(row['end'] - row['start']) / 1e9:,.3f}"} for row in rows]
+    rows = [
+        {"table": o.table, "symbols": ",".join(o.symbols), "what": str(o), "start": o.start, "end": o.end}
+        for o in ws.live.missing(feed)
+    ]
+    shown = (
+        rows
+        if json
+        else [
+            {"missing": row["what"], "seconds": f"{(row['end'] - row['start']) / 1e9:,.3f}"} for row in rows
+        ]
+    )
     say(shown, json=json, empty="nothing was missed of what was recorded")
 
 
@@ -63,11 +72,17 @@ def data_record(
     dataset: Annotated[str, typer.Option(help="The vendor's word: GLBX.MDP3.")],
     schema: Annotated[str, typer.Option(help="The vendor's words, separated by commas: trades,ohlcv-1m.")],
     symbols: Annotated[str, typer.Option(help="Separated by commas: ES.FUT, or ESH4,ESM4.")],
-    until: Annotated[str, typer.Option(help="Stop when the session has come so far: a day or an instant, UTC.")] = "",
+    until: Annotated[
+        str, typer.Option(help="Stop when the session has come so far: a day or an instant, UTC.")
+    ] = "",
     missing: Annotated[bool, typer.Option("--missing", help="Only list what was missed so far.")] = False,
     backfill: Annotated[bool, typer.Option("--backfill", help="Only buy what was missed so far.")] = False,
-    stype: Annotated[str | None, typer.Option(help="How symbols are meant, where that cannot be seen.")] = None,
-    yes: Annotated[str, typer.Option("--yes", metavar="USD", help="What a back-fill may cost, instead of asking.")] = "",
+    stype: Annotated[
+        str | None, typer.Option(help="How symbols are meant, where that cannot be seen.")
+    ] = None,
+    yes: Annotated[
+        str, typer.Option("--yes", metavar="USD", help="What a back-fill may cost, instead of asking.")
+    ] = "",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -100,4 +115,6 @@ def _told(done: Recorded, *, json: bool) -> None:
         typer.echo(str(done))
         for gap in done.gaps:
             typer.echo(f"missed {gap.schema}: {(gap.end - gap.start) / 1e9:,.3f} s ({gap.why})")
-        typer.echo("the same command goes on from there" + ("; --backfill buys what was missed" if done.gaps else ""))
+        typer.echo(
+            "the same command goes on from there" + ("; --backfill buys what was missed" if done.gaps else "")
+        )

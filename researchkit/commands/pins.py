@@ -53,7 +53,7 @@ def pin_create(
     publication = "exact" if exact else "assumed"
     say(_rows_of(opened(workspace).pins.create(name, tables, publication=publication, **given)), json=json)
 
-
+# %% ../../nbs/commands/11_pins.ipynb #cpn16
 @pin.command("ls")
 def pin_ls(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """List the pins, the newest first."""
@@ -77,7 +77,11 @@ def pin_show(
 ) -> None:
     """Show what a pin holds."""
     found = opened(workspace).pins.get(name)
-    named = ({"table": t.table, "path": f.path, "bytes": f.bytes, "sha256": f.sha256} for t in found.tables for f in t.files)
+    named = (
+        {"table": t.table, "path": f.path, "bytes": f.bytes, "sha256": f.sha256}
+        for t in found.tables
+        for f in t.files
+    )
     say(named if files else _rows_of(found), json=json)
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn09
@@ -103,7 +107,7 @@ def pin_export(
         raise ValueError(f"{to}: {e.strerror}; name a file that is not there yet") from None
     typer.echo(f"wrote {to.name}, {len(text.encode()):,} bytes")
 
-
+# %% ../../nbs/commands/11_pins.ipynb #cpn17
 def _say_findings(found: list[Finding], *, json: bool) -> None:
     """Say what does not hold, and how many do; exit 1 where something does not."""
     broken = [f for f in found if not f.ok]
@@ -120,7 +124,9 @@ def _say_findings(found: list[Finding], *, json: bool) -> None:
 def pin_verify(
     name: Annotated[str | None, typer.Argument(help="A pin of this workspace.")] = None,
     book: Annotated[Path | None, typer.Option("--book", help="A pin that was written down.")] = None,
-    folder: Annotated[Path | None, typer.Option("--folder", help="The files of the book: a lake, or a copy.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="The files of the book: a lake, or a copy.")
+    ] = None,
     rows: Annotated[bool, typer.Option(help="Hash the rows of a book's files as well.")] = True,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -136,13 +142,17 @@ def pin_verify(
     try:
         text = book.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise ValueError(f"{book} cannot be read: {e.strerror if isinstance(e, OSError) else 'it is no text'}") from None
+        raise ValueError(
+            f"{book} cannot be read: {e.strerror if isinstance(e, OSError) else 'it is no text'}"
+        ) from None
     _say_findings(list(verify_book(text, folder, rows=rows)), json=json)
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn13
 @data.command("impact")
 def data_impact(
-    target: Annotated[str, typer.Argument(metavar="OBJECT|TABLE", help="A table, or a raw object by its hash.")],
+    target: Annotated[
+        str, typer.Argument(metavar="OBJECT|TABLE", help="A table, or a raw object by its hash.")
+    ],
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:

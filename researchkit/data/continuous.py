@@ -46,7 +46,7 @@ def parse_series(
     found = _NAME.fullmatch(name)
     if found is None or found[2] not in RULES:
         rule = "PRODUCT.RULE.RANK with rule c (calendar), v (volume) or n (open interest), as in ES.v.0"
-        raise ValueError(f"a continuous future is written {rule}, got {ascii(name[:60])}")
+        raise ValueError(f"a continuous future is written {rule}, got {name[:60]!a}")
     return Series(found[1], found[2], int(found[3]))
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt11
@@ -139,6 +139,7 @@ class _Known:
         self._terms: dict[str, dict[str, Any]] = {}
         self._numbers: dict[str, tuple[date, int]] = {}
         self._notices: dict[str, list[date]] = {}
+        self.newest: date | None = None  # the session of which the newest number speaks
 
     def advance(self, now: int) -> None:
         """Take up everything that was known by an instant."""
@@ -170,7 +171,7 @@ class _Known:
         held = [(r, self._deadline(r)) for r in rows]
         held = [(r, last) for r, last in held if weekdays_left(day, last) > out]
         numbers = {r["symbol"]: self._numbers[r["symbol"]] for r, _ in held if r["symbol"] in self._numbers}
-        newest = max((at for at, _ in numbers.values()), default=None)
+        newest = self.newest = max((at for at, _ in numbers.values()), default=None)
         value: dict[str, int] = {}
         if newest is not None and day - newest <= _STALE:
             value = {r["symbol"]: 0 for r, _ in held} | {
@@ -193,8 +194,25 @@ def _most_active(found: list[_Contract], rule: str, held: str | None) -> _Contra
 class _Hand:
     """Which contract is held at one rank, and that nothing earlier is ever taken up again."""
 
+    steady: int  # numbers in a row by which another contract must lead
     held: _Contract | None = None
     floor: int = 0  # ns UTC: contracts that expire before are behind us
+    leader: tuple[str, date | None, int] = ("", None, 0)  # who leads, by which session's number, how often
+
+    def steadily(
+        self, best: _Contract | None, found: list[_Contract], newest: date | None
+    ) -> _Contract | None:
+        """Stay with what is held until another one has led often enough, or it must be left."""
+        stay = next((c for c in found if self.held is not None and c.symbol == self.held.symbol), None)
+        if best is None or stay is None or best.symbol == stay.symbol:
+            self.leader = ("", None, 0)
+            return best
+        name, seen, count = self.leader
+        if name != best.symbol:
+            self.leader = (best.symbol, newest, 1)
+        elif newest != seen:
+            self.leader = (name, newest, count + 1)
+        return best if self.leader[2] >= self.steady else stay
 
     def take(self, found: _Contract | None) -> _Contract | None:
         """Hold another one, or none; the floor stays."""
@@ -202,20 +220,23 @@ class _Hand:
         self.floor = self.floor if found is None else max(self.floor, found.expiration)
         return found
 
-
-def _choose(found: list[_Contract], of: Series, front: _Hand, hand: _Hand) -> _Contract | None:
+# %% ../../nbs/data/54_continuous.ipynb #cnt30
+def _choose(
+    found: list[_Contract], of: Series, front: _Hand, hand: _Hand, newest: date | None
+) -> _Contract | None:
     """Decide one session for a series of any rank."""
     name = None if front.held is None else front.held.symbol
-    first = front.take(_most_active([c for c in found if c.expiration >= front.floor], of.rule, name))
+    ahead = [c for c in found if c.expiration >= front.floor]
+    first = front.take(front.steadily(_most_active(ahead, of.rule, name), ahead, newest))
     if first is None or of.rank == 0:
         return hand.take(first)
     rest = [c for c in found if c.expiration > first.expiration]
     ranked = rest if of.rule == "c" else sorted(rest, key=lambda c: -(c.value or 0))
     pick = ranked[of.rank - 1] if len(ranked) >= of.rank else None
     kept = next((c for c in rest if hand.held is not None and c.symbol == hand.held.symbol), None)
-    return hand.take(
-        kept if pick is not None and kept is not None and pick.expiration < kept.expiration else pick
-    )
+    if pick is not None and kept is not None and pick.expiration < kept.expiration:
+        pick = kept
+    return hand.take(hand.steadily(pick, rest, newest))
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt22
 ROLLS = Schema(
@@ -231,14 +252,14 @@ _Step = tuple[
 ]  # open, session, contract, whether the one before could be kept
 
 
-def _decided(of: Series, known: _Known, plan: pl.DataFrame, out: int) -> Iterator[_Step]:
+def _decided(of: Series, known: _Known, plan: pl.DataFrame, out: int, steady: int) -> Iterator[_Step]:
     """Decide session by session."""
-    front, hand = _Hand(), _Hand()
+    front, hand = _Hand(steady), _Hand(steady)
     for day, now in plan.select("session", pl.col("open").to_physical()).iter_rows():
         known.advance(now)
         found = known.contracts(day, now, out)
         before = hand.held
-        chosen = _choose(found, of, front, hand)
+        chosen = _choose(found, of, front, hand, known.newest)
         yield now, day, chosen, before is not None and any(c.symbol == before.symbol for c in found)
 
 
@@ -267,15 +288,18 @@ def rolls(
     activity: pl.DataFrame | None = None,  # ACTIVITY; needed for v and n
     notices: pl.DataFrame | None = None,  # NOTICES: first notice days from a source of the user's
     out: int = 3,  # weekdays before its deadline on which a contract must be gone; at least 1
+    steady: int = 2,  # sessions in a row whose numbers another contract must lead before it is taken
 ) -> pl.DataFrame:  # ROLLS; what is in it does not change when more becomes known, but for the last `until`
     """Say which real contract a continuous future meant, and when and why that changed."""
     name, then = parse_series(series), upto(asof)
     if out < 1:
         raise ValueError(f"out must be at least 1 weekday before the deadline, got {out}")
+    if steady < 1:
+        raise ValueError(f"steady must be at least 1 session, got {steady}")
     if name.rule != "c" and activity is None:
         raise ValueError(f"{series} goes by {RULES[name.rule]}: give the activity that was known")
     frames = {"terms": check(terms, TERMS), "activity": activity, "notices": notices}
     plan = check(of, SESSIONS).filter(pl.col("open") <= then)
-    rows = _rows(name, _decided(name, _Known(_events(frames)), plan, out))
+    rows = _rows(name, _decided(name, _Known(_events(frames)), plan, out, steady))
     made = pl.DataFrame(rows, schema=_PLAIN)
     return check(made.with_columns(pl.col(n).cast(INSTANT) for n in _TIMES), ROLLS)

@@ -172,10 +172,10 @@ def fetch(
 
 def _complete(line: Line, part: Arrival, patience: Patience, told: Callable[[int], None]) -> None:
     """Take until everything is there and right."""
-    etag, attempt, wrong = "", 0, 0
+    etag, attempt, wrong, most = "", 0, 0, part.size
     told(part.size)
     while True:
-        before, refusal = part.size, None
+        refusal = None
         try:
             if part.size < part.listed.bytes:
                 etag = take(line, part, etag, told)
@@ -191,5 +191,5 @@ def _complete(line: Line, part: Arrival, patience: Patience, told: Callable[[int
             if (wrong := wrong + 1) == 2:
                 raise
         if refusal is not None:
-            attempt = 0 if part.size > before else attempt + 1
+            attempt, most = (0, part.size) if part.size > most else (attempt + 1, most)
             patience.pause(max(1, attempt), refusal)

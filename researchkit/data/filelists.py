@@ -68,9 +68,7 @@ def list_rows(
     for part, text in lists_of(files):
         digest = hashlib.sha256(text.encode()).hexdigest()
         rows["pin_lists"].append({"hash": digest, "files": text})
-        rows["pin_parts"].append(
-            {"pin_id": pin_id, "table_name": table, "part": part, "list_hash": digest}
-        )
+        rows["pin_parts"].append({"pin_id": pin_id, "table_name": table, "part": part, "list_hash": digest})
     return rows
 
 

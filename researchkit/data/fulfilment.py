@@ -5,11 +5,12 @@
 # %% ../../nbs/data/65_fulfilment.ipynb #ful03
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from researchkit.data.raw import RawZone
 
 # %% auto #0
-__all__ = ['Told', 'Progress', 'Desk', 'key_of', 'find_job', 'send', 'await_job', 'keep', 'bring', 'carry']
+__all__ = ['Told', 'Progress', 'Desk', 'key_of', 'find_job', 'send', 'await_job', 'keep', 'bundle', 'bring', 'carry']
 
 # %% ../../nbs/data/65_fulfilment.ipynb #ful06
 @dataclass(frozen=True)
@@ -144,13 +145,18 @@ def await_job(desk: Desk, placed: Placed, told: Told) -> Placed:
     files = desk.vendor.files(job.id)
     if job.records and not any(file.name.endswith(DATA) for file in files):
         raise VendorError(f"job {job.id} says {job.records:,} records and lists no DBN file")
+    new = {"cost_micros": placed.cost_micros if job.cost is None else job.cost}
+    new |= {} if job.records is None else {"records": job.records}
+    return desk.orders.change(placed, "ready", _file_rows(placed, files), **new)
+
+
+def _file_rows(placed: Placed, files: Iterable[Listed]) -> tuple[str, list[dict[str, Any]]]:
+    """The statement that writes a list of files down."""
     rows = [
         {"order_id": placed.id, "name": f.name, "bytes": f.bytes, "sha256": f.sha256, "raw_sha256": ""}
         for f in files
     ]
-    new = {"cost_micros": placed.cost_micros if job.cost is None else job.cost}
-    new |= {} if job.records is None else {"records": job.records}
-    return desk.orders.change(placed, "ready", (insert("order_files", rows[0]), rows), **new)
+    return insert("order_files", dict.fromkeys(("order_id", "name", "bytes", "sha256", "raw_sha256"))), rows
 
 
 def _job(desk: Desk, placed: Placed) -> Job | None:
@@ -161,28 +167,67 @@ def _job(desk: Desk, placed: Placed) -> Job | None:
 def keep(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed:
     """Fetch, check and keep every file of an order; raises `VendorError` or `IntegrityError`."""
     rows = desk.orders.files(placed)
-    if missing := [row for row in rows if not row["raw_sha256"]]:
-        files = {file.name: file for file in desk.vendor.files(placed.job)}
-        if {(r["name"], r["bytes"], r["sha256"]) for r in rows} != {
-            (f.name, f.bytes, f.sha256) for f in files.values()
-        }:
-            raise IntegrityError(
-                f"job {placed.job}: the vendor lists other files than it did before; ask the vendor"
-            )
-        paths = _fetched(desk, placed, [files[row["name"]] for row in missing], told)
-        if len(missing) == len(rows):
-            _check_records(placed, {name: path for name, path in paths.items() if name.endswith(DATA)}, files)
-        for row in missing:
-            told(Progress(placed.id, f"keeping {row['name']}", cost=placed.cost_micros))
-            mark = placed.order.tag if row["name"].endswith(DATA) else placed.job
-            made = desk.raw.put(
-                paths[row["name"]], name=f"{mark}.{row['name']}", key=key_of(placed.order.dataset),
-                vendor_sha256=row["sha256"], table=placed.order.table, context=context,
-            )  # fmt: skip
-            desk.orders.kept(placed, row["name"], made.sha256)
+    if any(not row["raw_sha256"] for row in rows):
+        placed, rows, files = _listing(desk, placed, rows)
+        lacking = [files[row["name"]] for row in rows if not row["raw_sha256"]]
+        paths = _fetched(desk, placed, lacking, told)
+        data = {file.name: paths[file.name] for file in lacking if file.name.endswith(DATA)}
+        if len(lacking) == len(rows):
+            _check_records(placed, data, files)
+        for name, path in data.items():
+            told(Progress(placed.id, f"keeping {name}", cost=placed.cost_micros))
+            put = _put(desk, placed, path, f"{placed.order.tag}.{name}", files[name].sha256, context)
+            desk.orders.kept(placed, {name: put})
+        if notes := {name: path for name, path in paths.items() if name not in data}:
+            put = _put(desk, placed, bundle(placed, notes), f"{placed.job}.notes.json", None, context)
+            desk.orders.kept(placed, dict.fromkeys(notes, put))
     return desk.orders.change(placed, "kept")
 
 
+def _listing(
+    desk: Desk, placed: Placed, rows: list[dict[str, Any]]
+) -> tuple[Placed, list[dict[str, Any]], dict[str, Listed]]:
+    """The vendor's list as it is now: the former one, or a newer one while nothing is kept."""
+    files = {file.name: file for file in desk.vendor.files(placed.job)}
+    if {(r["name"], r["bytes"], r["sha256"]) for r in rows} == {
+        (f.name, f.bytes, f.sha256) for f in files.values()
+    }:
+        return placed, rows, files
+    if any(row["raw_sha256"] for row in rows):
+        raise IntegrityError(
+            f"job {placed.job}: the vendor lists other files than it did before; ask the vendor"
+        )
+    forget = "DELETE FROM order_files WHERE order_id = :i", [{"i": placed.id}]
+    new = desk.orders.change(placed, "ready", forget, _file_rows(placed, files.values()))
+    return new, desk.orders.files(new), files
+
+# %% ../../nbs/data/65_fulfilment.ipynb #ful18b
+def bundle(
+    placed: Placed,
+    notes: Mapping[str, Path],  # by the vendor's name
+) -> bytes:  # JSON; the same for the same order and notes
+    """Put the vendor's notes on an order into one object."""
+    found = {name: path.read_bytes() for name, path in sorted(notes.items())}
+    said = {
+        name: {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "text": content.decode("utf-8", "backslashreplace"),
+        }
+        for name, content in found.items()
+    }
+    return json.dumps({"order": placed.id, "job": placed.job, "notes": said}, indent=1).encode()
+
+
+def _put(
+    desk: Desk, placed: Placed, source: Path | bytes, name: str, sha256: str | None, context: Context
+) -> str:  # of the object
+    """Keep one object under the key of its dataset, or under the one it is kept under already."""
+    known = None if sha256 is None else desk.raw.find(sha256)
+    key = key_of(placed.order.dataset) if known is None else known.key_name
+    table = placed.order.table
+    return desk.raw.put(source, name=name, key=key, vendor_sha256=sha256, table=table, context=context).sha256
+
+# %% ../../nbs/data/65_fulfilment.ipynb #ful18e
 def _fetched(desk: Desk, placed: Placed, files: list[Listed], told: Told) -> dict[str, Path]:
     """Fetch files, one after the other, where the disk has room for them."""
     folder, whole = make_folder(desk.folder / placed.id, mode=0o700), sum(file.bytes for file in files)
@@ -248,15 +293,14 @@ def bring(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed
 
 def _late(desk: Desk, rows: list[dict[str, Any]], context: Context) -> list[Span]:
     """Which days the vendor's notes call incomplete."""
-    for row in rows:
-        if row["name"] == "condition.json" and row["bytes"] < 1 << 24:
-            try:
-                return late_days(
-                    json.loads(desk.raw.get(row["raw_sha256"], context=context, action="ingest"))
-                )
-            except ValueError:
-                return []
-    return []
+    kept = next((row["raw_sha256"] for row in rows if row["name"] == "condition.json"), None)
+    if kept is None:
+        return []
+    notes = json.loads(desk.raw.get(kept, context=context, action="ingest"))["notes"]
+    try:
+        return late_days(json.loads(notes["condition.json"]["text"]))
+    except ValueError:  # a note in another form says nothing
+        return []
 
 # %% ../../nbs/data/65_fulfilment.ipynb #ful26
 def carry(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed:

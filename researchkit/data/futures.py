@@ -133,6 +133,7 @@ class RollBy:
     calendar: str | None = None  # default: the dataset's
     notices: pl.DataFrame | None = None  # NOTICES: first notice days from a source of the user's
     out: int = 3  # weekdays before its deadline on which a contract must be gone
+    steady: int = 2  # sessions in a row whose numbers another contract must lead before it is taken
     settles: str | None = None  # "cash" or "delivery"; default: cash if it counts index points
 
 # %% ../../nbs/data/75_futures.ipynb #fut18
@@ -174,7 +175,9 @@ class Rolling(Contracts):
         if name.rule != "c":
             table = by.activity or f"{dataset}/{'ohlcv-1d' if name.rule == 'v' else 'statistics'}"
             active = self._activity(name, table, terms["symbol"].unique().sort().to_list(), plan, **of)
-        found = decide(series, terms, plan, asof=now, activity=active, notices=by.notices, out=by.out)
+        found = decide(
+            series, terms, plan, asof=now, activity=active, notices=by.notices, out=by.out, steady=by.steady
+        )
         late, early = instant(start, name="start"), instant(end, name="end")
         if late is not None:
             found = found.filter((pl.col("until").to_physical() > late).fill_null(value=True))

@@ -41,8 +41,12 @@ def shapes(
         places = {name: place for name, (_, place, *_) in (layout(schema).fields or {}).items()}
         kind, index = LAYOUTS[schema][1], places.get("ts_recv", places["ts_event"])
         if kind in found:
-            raise ValueError(f"{found[kind].schema} and {schema} look alike on the line: record them in two sessions")
-        found[kind] = Shape(schema, INTERVALS.get(schema, 0), index, places.get("flags"), places.get("sequence"))
+            raise ValueError(
+                f"{found[kind].schema} and {schema} look alike on the line: record them in two sessions"
+            )
+        found[kind] = Shape(
+            schema, INTERVALS.get(schema, 0), index, places.get("flags"), places.get("sequence")
+        )
     return found
 
 # %% ../../nbs/data/66_gaps.ipynb #gap09
@@ -103,7 +107,9 @@ class Clocks:
     def begin(cls, kinds: Mapping[int, Shape], start: int, *, replays: int = 0) -> Clocks:
         """The clocks of a session that is listened to from `start` on."""
         named = [shape.schema for shape in kinds.values()]
-        return cls({s.schema: opening(s, start) for s in kinds.values()}, dict.fromkeys(named, start), start, replays)
+        return cls(
+            {s.schema: opening(s, start) for s in kinds.values()}, dict.fromkeys(named, start), start, replays
+        )
 
     def borders(self, kinds: Mapping[int, Shape]) -> dict[str, int]:  # by schema, nanoseconds UTC
         """How far each schema is complete; never before its opening."""

@@ -16,14 +16,14 @@ from ..errors import NotFound, not_found
 from ..frames import INSTANT, DType
 
 # %% auto #0
-__all__ = ['Holdings']
+__all__ = ['Listing', 'Holdings']
 
 # %% ../../nbs/data/81_holdings.ipynb #hld07
 _DAY_NS = 86_400_000_000_000
 _AT_ONCE = 500  # names in one question
 
 
-class Holdings:
+class Listing:
     """What the lake holds, by table and symbol, from the registry."""
 
     def __init__(self, registry: Registry) -> None:
@@ -55,6 +55,10 @@ class Holdings:
         if not (found := self._registry.rows(query, t=parse_table(table).table)):
             raise not_found("table", table, self.tables()["table"])
         return found
+
+# %% ../../nbs/data/81_holdings.ipynb #hld11
+class Holdings(Listing):
+    """The same, and how far it reaches."""
 
     def reach(self, of: Resource) -> tuple[int, int]:  # nanoseconds UTC, both inclusive
         """First and last event of a table, or of some of its symbols; raises `NotFound` for unknown ones."""

@@ -21,7 +21,7 @@ from .streaming import Piece, may_hold
 from ..errors import NotFound, not_found
 
 # %% auto #0
-__all__ = ['OldPin', 'Restated', 'Impacts']
+__all__ = ['OldPin', 'Restated', 'OldPins', 'Impacts']
 
 # %% ../../nbs/data/43_impact.ipynb #imp07
 @dataclass(frozen=True)
@@ -58,11 +58,48 @@ class Restated:
 _COUNTS: Mapping[str, Any] = {"symbol": pl.String, "day": pl.Date, "retracted": pl.Int64, "added": pl.Int64}
 
 
-class Impacts:
-    """Restatements, and what they touch."""
+class OldPins:
+    """Finds versions that hold what was before."""
 
     def __init__(self, *, registry: Registry, lake: Lake) -> None:
         self._registry, self._lake = registry, lake
+
+    def _pins(self, row: Mapping[str, Any], found: pl.DataFrame) -> Iterator[OldPin]:
+        """Versions whose files may hold what was before, and do not hold the restatement."""
+        query = (
+            "SELECT DISTINCT p.id, p.created_ns FROM pins p JOIN pin_tables t ON t.pin_id = p.id "
+            "WHERE t.table_name = :t ORDER BY p.created_ns, p.id"
+        )
+        paths = "SELECT path FROM lake_files WHERE raw_sha256 = :r UNION SELECT path FROM file_origins WHERE raw_sha256 = :r"
+        brought = {r["path"] for r in self._registry.rows(paths, r=row["raw_sha256"])}
+        days = found.group_by("day").agg(pl.col("symbol").unique().sort()).sort("day")
+        spans = [(int(d.toordinal() - 719_163), symbols) for d, symbols in days.iter_rows()]
+        for pin in self._registry.rows(query, t=row["table_name"]):
+            pieces = self._pieces(pin["id"], row)
+            if not brought & {p.path for p in pieces} and _reaches(pieces, spans):
+                names = self._registry.rows(
+                    "SELECT name FROM pin_names WHERE pin_id = :p ORDER BY name", p=pin["id"]
+                )
+                yield OldPin(pin["id"], names[0]["name"] if names else pin["id"][:12], pin["created_ns"])
+
+    def _pieces(self, pin: str, row: Mapping[str, Any]) -> list[Piece]:
+        """The files of a version around a restatement."""
+        files = listed(self._registry, pin, row["table_name"], row["first_ns"], row["last_ns"])
+        return [f.piece for f in files]
+
+
+def _reaches(pieces: list[Piece], spans: list[tuple[int, list[str]]]) -> bool:
+    """Whether one of these files may hold a row of one of these days and symbols."""
+    length = 86_400_000_000_000
+    for day, symbols in spans:
+        of = Resource("", "", symbols=tuple(symbols), start=day * length, end=(day + 1) * length)
+        if any(may_hold(piece, of, symbols) for piece in pieces):
+            return True
+    return False
+
+# %% ../../nbs/data/43_impact.ipynb #imp16
+class Impacts(OldPins):
+    """Restatements, and what they touch."""
 
     def touched(
         self,
@@ -79,7 +116,9 @@ class Impacts:
         if "/" in target:
             of = parse_table(target)
             self._lake.reach(of)
-            return self._registry.rows(f"SELECT * FROM restatements WHERE table_name = :t {order}", t=of.table)
+            return self._registry.rows(
+                f"SELECT * FROM restatements WHERE table_name = :t {order}", t=of.table
+            )
         query = f"SELECT * FROM restatements WHERE raw_sha256 >= :a AND raw_sha256 < :b {order}"
         if found := self._registry.rows(query, a=target, b=f"{target}g"):
             return found
@@ -108,37 +147,10 @@ class Impacts:
         lazy = self._lake.files.opener.opened(paths, asked.request.layout, of)
         day = (pl.col("ts_event") // 86_400_000_000_000).cast(pl.Int32).cast(pl.Date)
         gone = pl.col(RETRACTED).fill_null(value=False)
-        found = lazy.filter(pl.col("ts_published") == row["published_ns"]).group_by("symbol", day.alias("day"))
-        counts = found.agg(gone.sum().cast(pl.Int64).alias("retracted"), (~gone).sum().cast(pl.Int64).alias("added"))
-        return counts.sort("symbol", "day").collect(engine="streaming")
-
-    def _pins(self, row: Mapping[str, Any], found: pl.DataFrame) -> Iterator[OldPin]:
-        """Versions whose files may hold what was before, and do not hold the restatement."""
-        query = (
-            "SELECT DISTINCT p.id, p.created_ns FROM pins p JOIN pin_tables t ON t.pin_id = p.id "
-            "WHERE t.table_name = :t ORDER BY p.created_ns, p.id"
+        found = lazy.filter(pl.col("ts_published") == row["published_ns"]).group_by(
+            "symbol", day.alias("day")
         )
-        paths = "SELECT path FROM lake_files WHERE raw_sha256 = :r UNION SELECT path FROM file_origins WHERE raw_sha256 = :r"
-        brought = {r["path"] for r in self._registry.rows(paths, r=row["raw_sha256"])}
-        days = found.group_by("day").agg(pl.col("symbol").unique().sort()).sort("day")
-        spans = [(int(d.toordinal() - 719_163), symbols) for d, symbols in days.iter_rows()]
-        for pin in self._registry.rows(query, t=row["table_name"]):
-            pieces = self._pieces(pin["id"], row)
-            if not brought & {p.path for p in pieces} and _reaches(pieces, spans):
-                names = self._registry.rows("SELECT name FROM pin_names WHERE pin_id = :p ORDER BY name", p=pin["id"])
-                yield OldPin(pin["id"], names[0]["name"] if names else pin["id"][:12], pin["created_ns"])
-
-    def _pieces(self, pin: str, row: Mapping[str, Any]) -> list[Piece]:
-        """The files of a version around a restatement."""
-        files = listed(self._registry, pin, row["table_name"], row["first_ns"], row["last_ns"])
-        return [f.piece for f in files]
-
-
-def _reaches(pieces: list[Piece], spans: list[tuple[int, list[str]]]) -> bool:
-    """Whether one of these files may hold a row of one of these days and symbols."""
-    length = 86_400_000_000_000
-    for day, symbols in spans:
-        of = Resource("", "", symbols=tuple(symbols), start=day * length, end=(day + 1) * length)
-        if any(may_hold(piece, of, symbols) for piece in pieces):
-            return True
-    return False
+        counts = found.agg(
+            gone.sum().cast(pl.Int64).alias("retracted"), (~gone).sum().cast(pl.Int64).alias("added")
+        )
+        return counts.sort("symbol", "day").collect(engine="streaming")

@@ -255,6 +255,8 @@ def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ing
         if batch.meets(output.intake.span):
             finished = batch.commit()
             met = _met(desk, output.intake, found.table_name, output.change)
+            if output.beside is not None:
+                output.beside.close()
             output.beside = Neighbours(desk.index.storage, met, layout)
             output.shape = replace(output.shape, said=frozenset())
         if done is not None:

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['CHUNK', 'WINDOW', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'write_out']
+__all__ = ['CHUNK', 'MANY', 'WINDOW', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'write_out']
 
 # %% ../../nbs/data/71_intake.ipynb #itk07
-CHUNK = 6 << 20  # bytes of records that are sorted at once
+CHUNK = 2 << 20  # bytes of records that are sorted at once
+MANY = 256  # chunks, after which they become larger: a window looks into every one of them
 WINDOW = 6 << 20  # bytes of records that become one row group
 Progress = Callable[[str, int, int | None], None]  # "read" or "write", rows done, rows in all
 
@@ -58,17 +59,17 @@ def _one_venue(chunk: NDArray[np.void], header: Header, seen: set[int]) -> None:
 
 def chunks(arrays: Iterator[NDArray[np.void]], dtype: np.dtype[np.void], rows: int) -> Iterator[NDArray[np.void]]:
     """Gather records; every chunk is gone when the next one is asked for."""
-    size, filled = dtype.itemsize, 0
-    held = np.empty(rows, f"V{size}")
+    held, filled, count = np.empty(rows, f"V{dtype.itemsize}"), 0, 0
     for array in arrays:
         left = np.ascontiguousarray(array).view(held.dtype)
         while len(left):
-            part = left[: rows - filled]
+            part = left[: len(held) - filled]
             held[filled : filled + len(part)] = part
             left, filled = left[len(part) :], filled + len(part)
-            if filled == rows:
+            if filled == len(held):
                 yield held.view(dtype)
-                filled = 0
+                filled, count = 0, count + 1
+                held = np.empty(3 * rows, held.dtype) if count == MANY else held
     if filled:
         yield held[:filled].view(dtype)
 

@@ -5,202 +5,32 @@
 # %% ../../nbs/data/17_lake.ipynb #lak03
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import date, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 import polars as pl
 
-from ..context import Context, Resource, parse_table
-from . import tables
-from .door import Door, scope
+from ..context import Context, parse_table
+from .asking import SAMPLE_DAYS, Asked, Asking, OpenedLake, When
+from .door import scope
 from .filelists import pinned_paths
 from .holdings import Holdings
-from .ingest import Index, Ingest, file_rows, ingest, ingest_many
+from .ingest import Ingest, file_rows, ingest, ingest_many
+from .objects import Finding
 from .planning import Files, hashed
 from .quarantine import ward_of
-from .raw import RawZone
-from .objects import Finding
-from .registry import Registry
-from .scan import Access, Request, instant, read, source, written
+from .scan import instant, read, source, written
 from .setaside import Aside, files_in, kinds_of, none_aside, put_aside
-from .storage import FolderStorage, Storage
-from .streaming import BUDGET, Piece
-from ..errors import not_found
-
-if TYPE_CHECKING:
-    from pyiceberg.catalog.sql import SqlCatalog
-    from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['SAMPLE_DAYS', 'When', 'OpenedLake', 'Asked', 'Asking', 'LakeReader', 'Lake', 'Holdings', 'Files']
-
-# %% ../../nbs/data/17_lake.ipynb #lak13
-_all_ = ["Holdings", "Files"]  # defined elsewhere, at home here too
-_AT = (
-    "SELECT metadata_location AS at FROM iceberg_tables "
-    "WHERE catalog_name = 'lake' AND table_namespace = :s AND table_name = :n"
-)
-
-
-_EXCHANGED = "SELECT 1 FROM lake_files WHERE table_name = :t AND retired_ns = -1 LIMIT 1"
-
-
-class OpenedLake(Holdings):
-    """The catalog, the index and the files of one lake."""
-
-    def __init__(
-        self,
-        storage: Storage | Path,  # where the files lie; a folder will do
-        *,
-        registry: Registry,  # in the database that also holds the Iceberg catalog
-        raw: RawZone,
-        door: Door,
-        clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
-    ) -> None:
-        super().__init__(registry)
-        self.storage: Storage = FolderStorage(storage) if isinstance(storage, Path) else storage
-        self.folder = self.storage.locks.parent  # on this machine
-        self._raw, self._door = raw, door
-        self._index, self._clock = Index(self.storage, registry, door, clock), clock
-        self.files = Files(self.storage, registry, self.table)
-        self._tables: dict[tuple[str, str], Table] = {}
-        self._complete: set[tuple[str, int]] = set()
-
-    @functools.cached_property
-    def catalog(self) -> SqlCatalog:
-        """The Iceberg catalog, opened when first needed."""
-        return tables.open_catalog(self._registry.engine, self.storage)
-
-    def table(self, resource: Resource) -> Table:
-        """The Iceberg table as it is now; raises `NotFound`."""
-        catalog, (space, name) = self.catalog, resource.identifier
-        if (row := self._registry.one(_AT, s=space, n=name)) is None:
-            raise not_found("table", resource.table, self.tables()["table"])
-        held = self._tables.get((space, name))
-        if held is None or held.metadata_location != row["at"]:
-            held = self._tables[space, name] = catalog.load_table((space, name))
-        return held
-
-    def reconcile(self, table: str, *, context: Context) -> int:
-        """Complete the index after a kill; how many commits it had missed."""
-        resource = parse_table(table)
-        found = self.table(resource)
-        now = resource.table, found.metadata.current_snapshot_id or 0
-        if now in self._complete:
-            return 0
-        missed = 0
-        if self._index.missing(found, resource) or self._registry.one(_EXCHANGED, t=resource.table):
-            missed = self._completed(resource, context)
-        self._complete.add(now)
-        return missed
-
-    def _completed(self, resource: Resource, context: Context) -> int:
-        """The same, as the only writer of the table."""
-        from researchkit.data.exchange import settle
-
-        with tables.alone(self.storage, self._registry, resource):
-            table = self.table(resource)
-            settle(self._registry, table, resource, self._clock())
-            return self._index.reconcile(table, resource, context=context)
-
-    def pin_id(self, name: str) -> str:
-        """The id of a pin by its name, its id, or the beginning of its id; raises `NotFound`."""
-        query = "SELECT pin_id AS id FROM pin_names WHERE name = :n UNION SELECT id FROM pins WHERE id = :n"
-        if (row := self._registry.one(query, n=name)) is not None:
-            return str(row["id"])
-        ids = [r["id"] for r in self._registry.rows("SELECT id FROM pins ORDER BY id")]
-        if len(name) >= 8 and len(found := [i for i in ids if i.startswith(name)]) == 1:
-            return str(found[0])
-        raise not_found("pin", name, (r["name"] for r in self._registry.rows("SELECT name FROM pin_names")))
-
-# %% ../../nbs/data/17_lake.ipynb #lak33
-SAMPLE_DAYS = 30
-When = str | date | datetime | int | None
-_DAY_NS = 86_400_000_000_000
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question that policy allowed, and the files that answer it."""
-
-    request: Request
-    access: Access  # asks again, and tells the ledger, before rows are handed out
-    pieces: tuple[Piece, ...]  # by path
-    version: dict[str, Any]  # what the ledger will call it: a snapshot, or a pin
-
-
-class Asking(OpenedLake):
-    """Questions, and who may ask them."""
-
-    def asked(
-        self,
-        table: str,
-        *,
-        context: Context,
-        symbols: Iterable[str] | None = None,
-        start: When = None,
-        end: When = None,
-        asof: When = None,
-        published: When = None,
-        pin: str | None = None,
-        objects: Iterable[str] | None = None,
-        sample: bool = False,
-        vendor: bool = False,
-        budget: int = BUDGET,  # bytes of a slice in memory
-    ) -> Asked:
-        """Ask policy, and find the files that a scan concerns."""
-        named = (symbols,) if isinstance(symbols, str) else tuple(dict.fromkeys(symbols or ()))
-        first, last = instant(start, name="start"), instant(end, name="end")
-        of = replace(parse_table(table), symbols=named, start=first, end=last)
-        facts = {"sample": True} if sample else {}
-        self._door.ask("read", of, context=context, **facts)
-        self.reach(replace(of, symbols=()))
-        when = {"asof": instant(asof, name="asof"), "published": instant(published, name="published")}
-        request = Request(of, tables.layout_of(of), pin=pin, vendor=vendor, **when)
-        chosen = None if objects is None else tuple(sorted(set(objects)))
-        return self._prepared(self._sampled(request) if sample else request, context, facts, chosen, budget)
-
-    def _sampled(self, request: Request) -> Request:
-        """The same request, cut to the first thirty days that the table holds."""
-        of = request.resource
-        end = self.reach(replace(of, symbols=()))[0] // _DAY_NS * _DAY_NS + SAMPLE_DAYS * _DAY_NS
-        return replace(request, resource=replace(of, end=end if of.end is None else min(end, of.end)))
-
-    def _prepared(
-        self, request: Request, context: Context, facts: dict[str, bool], objects: tuple[str, ...] | None, budget: int
-    ) -> Asked:  # fmt: skip
-        """Fix the version, and say what happens at each collect."""
-        of = request.resource
-        if of.start is not None and of.end is not None and of.start >= of.end:
-            raise ValueError(f"start must lie before end, got {written(of.start)} and {written(of.end)}")
-        span = self.span(request)
-        self.reconcile(of.table, context=context)
-        said: dict[str, Any]
-        if (pin_id := None if request.pin is None else self.pin_id(request.pin)) is not None:
-            said, pieces = {"pin": pin_id}, self.files.pinned(of, pin_id)
-        else:
-            snapshot, pieces = self.files.newest(of, objects)
-            said = {"snapshot": snapshot} | ({} if objects is None else {"objects": list(objects)})
-        when = {"asof": request.asof, "published": request.published}
-        told = said | {name: value for name, value in when.items() if value is not None}
-
-        def admit(columns: tuple[str, ...], predicate: str) -> None:
-            wanted = replace(of, columns=columns)
-            self._door.ask("read", wanted, context=context, **facts)
-            body = scope(wanted) | told | facts | ({"predicate": predicate} if predicate else {})
-            self._door.record("read", body, context=context)
-
-        def check(paths: Iterable[str]) -> None:
-            self.files.check(list(paths), of, pin_id)
-
-        return Asked(request, Access(self.files.opener, lambda: pieces, admit, check, span, budget), pieces, said)
+__all__ = ['LakeReader', 'Lake', 'SAMPLE_DAYS', 'Asked', 'Files', 'Holdings', 'OpenedLake', 'When']
 
 # %% ../../nbs/data/17_lake.ipynb #lak40
+_all_ = [SAMPLE_DAYS, Asked, Files, Holdings, OpenedLake, When]  # defined elsewhere, at home here too
+
+
 class LakeReader(Asking):
     """Scans under the door."""
 
@@ -223,7 +53,9 @@ class LakeReader(Asking):
         """A lazy frame of the table's contract; policy and ledger act now and at every collect."""
         if quarantined:
             if (asof, published, pin, sample) != (None, None, None, False):
-                raise ValueError("rows that were put aside have no versions: asof, published, pin and sample do not apply")
+                raise ValueError(
+                    "rows that were put aside have no versions: asof, published, pin and sample do not apply"
+                )
             return self._aside(table, symbols, (start, end), objects, context)
         given: dict[str, Any] = {"symbols": symbols, "start": start, "end": end, "asof": asof}
         given |= {"published": published, "pin": pin, "objects": objects, "sample": sample, "vendor": vendor}
@@ -249,7 +81,9 @@ class LakeReader(Asking):
             body = scope(wanted) | {"quarantined": True} | ({"predicate": predicate} if predicate else {})
             self._door.record("read", body, context=context)
 
-        held = Aside(self.storage, files_in(ward), kinds_of(ward), admit, lambda paths: self.files.check(paths, of))
+        held = Aside(
+            self.storage, files_in(ward), kinds_of(ward), admit, lambda paths: self.files.check(paths, of)
+        )
         return put_aside(of, held, objects)
 
     def batches(
@@ -323,7 +157,9 @@ class Lake(LakeReader):
         """Check the hash of every data file, of one table or of all; nothing is handed out."""
         from tqdm.auto import tqdm
 
-        where, given = ("", {}) if table is None else ("WHERE table_name = :t", {"t": parse_table(table).table})
+        where, given = (
+            ("", {}) if table is None else ("WHERE table_name = :t", {"t": parse_table(table).table})
+        )
         query = f"SELECT path, sha256, table_name, retired_ns FROM lake_files {where} ORDER BY path"
         rows = self._registry.rows(query, **given)
         retired = {r["table_name"] for r in rows if r["retired_ns"] is not None}

@@ -113,7 +113,7 @@ class LiveSession:
         """End the line."""
         self._client.terminate()
 
-
+# %% ../../nbs/data/68_listening.ipynb #lsn09c
 def _refused(where: str, cause: Exception) -> Refusal:
     """Say why there is no session; whoever is not let in need not try again."""
     words, final = str(cause) or type(cause).__name__, "uthentication" in str(cause)

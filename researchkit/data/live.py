@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import batched
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from researchkit.data.lake import Lake
 
 # %% auto #0
-__all__ = ['Recorded', 'Limits', 'Recorder']
+__all__ = ['Recorded', 'Limits', 'Ways', 'Recorder']
 
 # %% ../../nbs/data/51_live.ipynb #liv06
 @dataclass(frozen=True)
@@ -46,12 +46,18 @@ class Recorded:
     sessions: int  # connections that were made
     at: int  # nanoseconds UTC; how far the session was
     gaps: tuple[Gap, ...]  # what was missed
+    trouble: str = ""  # why something that was heard is not in the lake yet
 
     def __str__(self) -> str:
-        counts = {"message": self.messages, "segment": self.segments, "session": self.sessions, "gap": len(self.gaps)}
+        counts = {
+            "message": self.messages,
+            "segment": self.segments,
+            "session": self.sessions,
+            "gap": len(self.gaps),
+        }
         said = [f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in counts.items()]
         heard = f"{self.feed.dataset} {' '.join(self.feed.schemas)} until {written(self.at)}"
-        return " · ".join([heard, sized(self.bytes), *said])
+        return " · ".join([heard, sized(self.bytes), *said] + [self.trouble] * bool(self.trouble))
 
 
 def _nobody(resource: Resource) -> bool:
@@ -66,99 +72,12 @@ class Limits:
     until: int | None = None  # nanoseconds UTC of the session; None: only when it is told to
     quiet: float = 45.0  # seconds without a word after which a line is dead
     reach: int = 23 * 3_600 * 10**9  # nanoseconds that a session may begin in the past
-    journal: int = 300 * 10**9  # nanoseconds of message time in a journal
+    journal: int = 900 * 10**9  # nanoseconds of message time in a journal
     patience: Patience = field(default_factory=Patience)
 
-# %% ../../nbs/data/51_live.ipynb #liv09
-class _Listening:
-    """One recording, from its first connection to its last journal."""
-
-    def __init__(
-        self, tape: Tape, shelf: Shelf, limits: Limits, recorder: Recorder, context: Context,
-        progress: Callable[[Recorded], None] | None,
-    ) -> None:  # fmt: skip
-        self._tape, self._shelf, self._limits, self._recorder = tape, shelf, limits, recorder
-        self._context, self._progress = context, progress
-        self._session: Session | None = None
-        self._messages = self._bytes = self._sessions = self._at = 0
-        self._gaps: list[Gap] = []
-        self._heard = self._shown = time.monotonic()
-
-    def run(self) -> None:
-        """Connect and listen, again and again, until it is over."""
-        borders, attempt = self._known(), 0
-        while not self._over():
-            try:
-                attempt += 1
-                attempt = 0 if self._listen(borders) else attempt
-                refusal = Refusal(f"live gateway: {attempt} sessions in a row brought nothing", again=True)
-            except Refusal as e:
-                refusal = e
-            borders = self._end(borders)
-            if not self._over() and attempt:
-                self._limits.patience.pause(attempt, refusal)
-
-    def _over(self) -> bool:
-        until = self._limits.until
-        return self._recorder.stop.is_set() or (until is not None and self._at >= until)
-
-    def _listen(self, borders: Mapping[str, int]) -> bool:  # whether it got on
-        """One session from its beginning to its end."""
-        self._session, replays = self._recorder.connect(self._tape.feed, borders, self._limits.reach)
-        self._heard, self._sessions, begun = time.monotonic(), self._sessions + 1, False
-        before = self._at
-        while not self._over() and time.monotonic() - self._heard < self._limits.quiet:
-            over, messages = self._session.over, self._session.take(0.2)
-            if not begun and self._session.start is not None:
-                self._missed(self._tape.begin(self._session.start, borders, replays=replays))
-                begun = True
-            if messages and begun:
-                self._take(messages)
-            elif over:
-                break
-        return self._at > before
-
-    def _take(self, messages: list[bytes]) -> None:
-        """Write down what came, and say so."""
-        self._heard = time.monotonic()
-        for piece in batched(messages, 500):
-            if self._over():
-                return
-            self._messages, self._bytes = self._messages + len(piece), self._bytes + sum(map(len, piece))
-            self._missed(self._tape.write(piece))
-            self._at = self._tape.at
-        if self._progress is not None and self._heard - self._shown > 1:
-            self._shown = self._heard
-            self._progress(self.told())
-
-    def _missed(self, gaps: list[Gap]) -> None:
-        self._gaps += gaps
-        self._recorder.note(self._tape.feed, gaps, context=self._context)
-
-    def _end(self, borders: Mapping[str, int]) -> dict[str, int]:
-        """End the session and bring its last journal home; says how far it was complete."""
-        self.close()
-        return {**borders, **self._known()}
-
-    def _known(self) -> dict[str, int]:
-        """How far the feed was recorded, by schema."""
-        return {schema: end for schema, (_, end) in recorded(self._shelf.registry, self._tape.feed).items()}
-
-    def close(self) -> None:
-        """End the line, and bring home what was heard."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
-            self._tape.finish()
-
-    def told(self) -> Recorded:
-        """What it came to so far."""
-        counts = self._messages, self._bytes, self._shelf.segments, self._sessions
-        return Recorded(self._tape.feed, *counts, self._at, tuple(self._gaps))
-
-# %% ../../nbs/data/51_live.ipynb #liv11
-class Recorder:
-    """Records live sessions."""
+# %% ../../nbs/data/51_live.ipynb #liv07c
+class Ways:
+    """What a recording needs: gateway, raw zone, lake, index, ledger."""
 
     def __init__(
         self,
@@ -176,35 +95,9 @@ class Recorder:
         self.folder, self._signed, self._clock = folder, signed, clock
         self.stop = threading.Event()
 
-    def record(
-        self,
-        feed: Feed,
-        *,
-        context: Context,
-        limits: Limits | None = None,
-        progress: Callable[[Recorded], None] | None = None,  # called about once a second
-    ) -> Recorded:
-        """Listen until the limits or `stop` say so; raises `AccessDenied`, `VendorError`, `WorkspaceError`."""
-        for schema in feed.schemas:
-            resource = feed.order(schema, 0, 1).resource
-            asked = replace(resource, start=None, end=None)
-            self._door.ask("order", asked, context=context, sample=False, signed=self._signed(asked))
-        place = make_folder(self.folder / feed.tag)
-        with locked(place / ".lock", seconds=1):
-            shelf = Shelf(raw=self._raw, lake=self._lake, registry=self._registry, folder=place, context=context)
-            limits = Limits() if limits is None else limits
-            tape = Tape(place, feed, shelf, most_time=limits.journal)
-            tape.recover()
-            listening = _Listening(tape, shelf, limits, self, context, progress)
-            try:
-                listening.run()
-            except KeyboardInterrupt:
-                pass
-            finally:
-                listening.close()
-            return listening.told()
-
-    def connect(self, feed: Feed, borders: Mapping[str, int], reach: int) -> tuple[Session, int]:  # and its replays
+    def connect(
+        self, feed: Feed, borders: Mapping[str, int], reach: int
+    ) -> tuple[Session, int]:  # and its replays
         """One more session, reaching back to where the last one ended if the gateway goes back so far."""
         oldest = min(borders.values(), default=0)
         start = oldest if len(borders) == len(feed.schemas) and self._clock() - oldest < reach else None
@@ -214,15 +107,152 @@ class Recorder:
         """Write on the ledger what was missed."""
         for gap in gaps:
             table = feed.order(gap.schema, gap.start, gap.end).table
-            body = {"subject": f"table:{table}", "table": table, "start": gap.start, "end": gap.end, "why": gap.why}
+            body = {
+                "subject": f"table:{table}",
+                "table": table,
+                "start": gap.start,
+                "end": gap.end,
+                "why": gap.why,
+            }
             self._door.record("live gap", body | {"symbols": list(feed.symbols)}, context=context)
 
     def missing(self, feed: Feed) -> list[Order]:  # by schema and time; empty: nothing was missed
         """What was missed of a feed since it was first recorded, in the words of orders."""
         return unheard(self._registry, feed)
 
+    def ends(
+        self, feed: Feed
+    ) -> dict[str, int]:  # by schema, nanoseconds UTC; none for what was never recorded
+        """How far a feed was recorded."""
+        return {schema: end for schema, (_, end) in recorded(self._registry, feed).items()}
+
     def whole(self, feed: Feed) -> list[Order]:  # one a schema of which something was missed
         """The whole recorded span of each schema with gaps: to buy it is to buy its gaps, since the rest is owned."""
         lacking = {order.schema for order in self.missing(feed)}
         spans = recorded(self._registry, feed)
         return [feed.order(schema, *spans[schema]) for schema in feed.schemas if schema in lacking]
+
+# %% ../../nbs/data/51_live.ipynb #liv09
+class _Count:
+    """What a recording has come to."""
+
+    def __init__(self, tape: Tape, shelf: Shelf, say: Callable[[Recorded], None] | None) -> None:
+        self._tape, self._shelf, self._say = tape, shelf, say
+        self._messages = self._bytes = self.sessions = self.at = 0
+        self.gaps: list[Gap] = []
+        self._shown = time.monotonic()
+
+    def add(self, messages: Sequence[bytes]) -> None:
+        """Count messages that were written down, and say so once a second."""
+        self._messages, self._bytes = self._messages + len(messages), self._bytes + sum(map(len, messages))
+        self.at = self._tape.at
+        if self._say is not None and time.monotonic() - self._shown > 1:
+            self._shown = time.monotonic()
+            self._say(self.told())
+
+    def told(self) -> Recorded:
+        """What it came to so far."""
+        counts = self._messages, self._bytes, self._shelf.segments, self.sessions
+        trouble = "" if self._tape.trouble is None else str(self._tape.trouble)
+        return Recorded(self._tape.feed, *counts, self.at, tuple(self.gaps), trouble)
+
+# %% ../../nbs/data/51_live.ipynb #liv09c
+class _Listening:
+    """One recording, from its first connection to its last journal."""
+
+    def __init__(self, tape: Tape, count: _Count, limits: Limits, recorder: Ways, context: Context) -> None:
+        self._tape, self._count, self._limits, self._recorder = tape, count, limits, recorder
+        self._context = context
+        self._session: Session | None = None
+
+    def run(self, borders: Mapping[str, int]) -> None:
+        """Connect and listen, again and again, until it is over."""
+        attempt = 0
+        while not self._over():
+            before, refusal = self._count.at, Refusal("live gateway: its sessions bring nothing", again=True)
+            try:
+                borders = self._listen(borders)
+            except Refusal as e:
+                refusal = e
+            self.close()
+            attempt = 0 if self._count.at > before else attempt + 1
+            if attempt and not self._over():
+                self._limits.patience.pause(attempt, refusal)
+
+    def _over(self) -> bool:
+        until = self._limits.until
+        return self._recorder.stop.is_set() or (until is not None and self._count.at >= until)
+
+    def close(self) -> None:
+        """End the line, and bring home what was heard."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self._tape.finish()
+
+    def _missed(self, gaps: list[Gap]) -> None:
+        self._count.gaps += gaps
+        self._recorder.note(self._tape.feed, gaps, context=self._context)
+
+    def _listen(self, borders: Mapping[str, int]) -> Mapping[str, int]:  # by schema: how far it was complete
+        """One session from its beginning to its end."""
+        session, replays = self._recorder.connect(self._tape.feed, borders, self._limits.reach)
+        self._session, heard, begun = session, time.monotonic(), False
+        self._count.sessions += 1
+        while not self._over() and time.monotonic() - heard < self._limits.quiet:
+            over, messages = session.over, session.take(0.2)
+            if not begun and session.start is not None:
+                self._missed(self._tape.begin(session.start, borders, replays=replays))
+                begun = True
+            if messages and begun:
+                self._take(messages)
+                heard = time.monotonic()
+            elif over:
+                break
+        return self._tape.borders() if begun else borders
+
+    def _take(self, messages: list[bytes]) -> None:
+        """Write down what came, up to the end."""
+        for piece in batched(messages, 500):
+            if not self._over():
+                self._missed(self._tape.write(piece))
+                self._count.add(piece)
+
+# %% ../../nbs/data/51_live.ipynb #liv11
+class Recorder(Ways):
+    """Records live sessions."""
+
+    def record(
+        self,
+        feed: Feed,
+        *,
+        context: Context,
+        limits: Limits | None = None,
+        progress: Callable[[Recorded], None] | None = None,  # called about once a second
+    ) -> Recorded:
+        """Listen until the limits, `stop` or Ctrl-C say so; raises `AccessDenied`, `VendorError`, `WorkspaceError`."""
+        self._ask(feed, context)
+        limits, place = Limits() if limits is None else limits, make_folder(self.folder / feed.tag)
+        self.stop.clear()
+        with locked(place / ".lock", seconds=1):
+            shelf = Shelf(
+                raw=self._raw, lake=self._lake, registry=self._registry, folder=place, context=context
+            )
+            tape = Tape(place, feed, shelf, most_time=limits.journal)
+            tape.home()
+            count = _Count(tape, shelf, progress)
+            listening = _Listening(tape, count, limits, self, context)
+            try:
+                listening.run(self.ends(feed))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                listening.close()
+            tape.home()
+            return count.told()
+
+    def _ask(self, feed: Feed, context: Context) -> None:
+        """Ask policy, as for a purchase of everything."""
+        for schema in feed.schemas:
+            asked = replace(feed.order(schema, 0, 1).resource, start=None, end=None)
+            self._door.ask("order", asked, context=context, sample=False, signed=self._signed(asked))

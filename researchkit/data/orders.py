@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -278,10 +278,10 @@ class Orders(OrderBook):
             )
         return made
 
-    def kept(self, placed: Placed, name: str, raw_sha256: str) -> None:
-        """Note which raw object a file of an order became."""
+    def kept(self, placed: Placed, objects: Mapping[str, str]) -> None:  # raw objects by file name
+        """Note which raw objects files of an order became, all in one moment."""
         update = "UPDATE order_files SET raw_sha256 = :raw WHERE order_id = :i AND name = :n"
-        self._write((update, [{"raw": raw_sha256, "i": placed.id, "n": name}]))
+        self._write((update, [{"raw": raw, "i": placed.id, "n": name} for name, raw in objects.items()]))
 
     def _write(self, *statements: tuple[str, Sequence[dict[str, Any]]]) -> None:
         """One transaction, between the two instants."""

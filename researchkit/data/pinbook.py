@@ -95,14 +95,22 @@ def _rows_hold(table: PinnedTable, pieces: list[Piece], storage: Storage) -> Fin
     of = parse_table(table.table)
     layout = layout_of(of)
     request = Request(of, layout)
-    access = Access(Opener(storage), lambda: pieces, lambda *_: None, lambda _: None, "nothing in these files")
+    access = Access(
+        Opener(storage), lambda: pieces, lambda *_: None, lambda _: None, "nothing in these files"
+    )
     try:
         held = content_of(read(access, request, tuple(request.columns)), layout.frame)
     except (ResearchKitError, OSError, pl.exceptions.PolarsError) as e:
         return Finding("rows", table.table, False, f"rows of {table.table}: {e}", table.logical_hash)
     want, got = (table.rows, table.logical_hash, table.method), (held.rows, held.digest, held.method)
-    words = f"{held.rows:,} rows hold" if want == got else f"must be {want[0]:,} rows {want[1]}, got {got[0]:,} rows {got[1]}"
-    return Finding("rows", table.table, want == got, f"rows of {table.table}: {words}", table.logical_hash, held.digest)
+    words = (
+        f"{held.rows:,} rows hold"
+        if want == got
+        else f"must be {want[0]:,} rows {want[1]}, got {got[0]:,} rows {got[1]}"
+    )
+    return Finding(
+        "rows", table.table, want == got, f"rows of {table.table}: {words}", table.logical_hash, held.digest
+    )
 
 
 def verify_book(

@@ -26,7 +26,7 @@ from ..errors import IntegrityError
 from ..security.durable import reached
 
 # %% auto #0
-__all__ = ['PUBLICATIONS', 'Held', 'PinnedFile', 'PinnedTable', 'Pin', 'pin_id', 'PinReader', 'Pins']
+__all__ = ['PUBLICATIONS', 'Held', 'PinnedFile', 'PinnedTable', 'Pin', 'pin_id', 'PinReader', 'PinWriter', 'Pins']
 
 # %% ../../nbs/data/18_pins.ipynb #pin06
 @dataclass(frozen=True)
@@ -167,36 +167,9 @@ def _rows(
             rows.setdefault(name, []).extend(lists)
     return rows
 
-
-class Pins(PinReader):
-    """Makes dataset versions."""
-
-    def create(
-        self,
-        name: str,  # what people will call it; given once
-        tables: Iterable[str],  # "DEMO/ohlcv-1d"; at least one
-        *,
-        context: Context,
-        publication: str = "assumed",  # "exact" where every row's publication was recorded
-        objects: Iterable[str]
-        | None = None,  # all rows that these hold, or `ValueError`; default: all there is
-    ) -> Pin:
-        """Pin the newest data; the same data again are the same pin. Raises `ValueError` for a taken name."""
-        wanted = sorted(set(tables))
-        if not wanted or publication not in PUBLICATIONS:
-            rule = f"a pin needs tables and a publication of {' or '.join(PUBLICATIONS)}"
-            raise ValueError(f"{rule}, got {wanted} and '{publication}'")
-        chosen = None if objects is None else tuple(sorted(set(objects)))
-        for table in wanted:
-            self._door.ask("pin", parse_table(table), context=context)
-        found = [self._held(parse_table(table), context, chosen) for table in wanted]
-        held = tuple(t for t, _ in found)
-        _refuse_assumed(held, publication)
-        made = Pin(pin_id(held, publication), name, publication, held)
-        self._refuse_taken(made)
-        self._write(made, {t.table: files for t, files in found}, context)
-        self._refuse_taken(made)  # by another process, in this moment
-        return self.get(name)
+# %% ../../nbs/data/18_pins.ipynb #pin29
+class PinWriter(PinReader):
+    """Reads what a version would hold, and writes it down."""
 
     def _held(self, resource: Resource, context: Context, objects: tuple[str, ...] | None) -> Held:
         """What the lake holds of a table now."""
@@ -250,3 +223,34 @@ def _refuse_assumed(held: Iterable[PinnedTable], publication: str) -> None:
                 f"a pin with exact publication needs an instant for every row, and {table.assumed:,} of "
                 f"{table.rows:,} rows of {table.table} only count as published when they were known: pin it as assumed"
             )
+
+# %% ../../nbs/data/18_pins.ipynb #pin28
+class Pins(PinWriter):
+    """Makes dataset versions."""
+
+    def create(
+        self,
+        name: str,  # what people will call it; given once
+        tables: Iterable[str],  # "DEMO/ohlcv-1d"; at least one
+        *,
+        context: Context,
+        publication: str = "assumed",  # "exact" where every row's publication was recorded
+        objects: Iterable[str]
+        | None = None,  # all rows that these hold, or `ValueError`; default: all there is
+    ) -> Pin:
+        """Pin the newest data; the same data again are the same pin. Raises `ValueError` for a taken name."""
+        wanted = sorted(set(tables))
+        if not wanted or publication not in PUBLICATIONS:
+            rule = f"a pin needs tables and a publication of {' or '.join(PUBLICATIONS)}"
+            raise ValueError(f"{rule}, got {wanted} and '{publication}'")
+        chosen = None if objects is None else tuple(sorted(set(objects)))
+        for table in wanted:
+            self._door.ask("pin", parse_table(table), context=context)
+        found = [self._held(parse_table(table), context, chosen) for table in wanted]
+        held = tuple(t for t, _ in found)
+        _refuse_assumed(held, publication)
+        made = Pin(pin_id(held, publication), name, publication, held)
+        self._refuse_taken(made)
+        self._write(made, {t.table: files for t, files in found}, context)
+        self._refuse_taken(made)  # by another process, in this moment
+        return self.get(name)

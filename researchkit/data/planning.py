@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['Facts', 'Columns', 'planned', 'months', 'hashed', 'Files']
+__all__ = ['Facts', 'Columns', 'planned', 'months', 'hashed', 'Plans', 'Files']
 
 # %% ../../nbs/data/82_planning.ipynb #pln07
 def _number(bound: bytes | None) -> int | None:
@@ -88,7 +88,11 @@ def months(start: int | None, end: int | None) -> tuple[int | None, int | None]:
     def beginning(instant: int, later: int) -> int:
         day = _EPOCH + timedelta(microseconds=instant // 1000)
         count = day.year * 12 + day.month - 1 + later
-        return (datetime(count // 12, count % 12 + 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) * 1000
+        return (
+            (datetime(count // 12, count % 12 + 1, 1, tzinfo=UTC) - _EPOCH)
+            // timedelta(microseconds=1)
+            * 1000
+        )
 
     low = None if start is None else beginning(start, 0)
     return low, None if end is None else beginning(end - 1, 1)
@@ -111,8 +115,8 @@ _AT_ONCE = 500  # files in one question to the registry
 Facts = tuple[str, int, str]  # SHA-256, bytes, the server's word for them
 
 
-class Files:
-    """Plans scans and checks files, remembering both."""
+class Plans:
+    """Which files a question concerns."""
 
     def __init__(
         self,
@@ -156,6 +160,10 @@ class Files:
         found = self._versions(pin_id, of.table, *months(of.start, of.end))
         return tuple(p for p, _ in found if may_hold(p, of, names))
 
+# %% ../../nbs/data/82_planning.ipynb #pln21
+class Files(Plans):
+    """Plans scans and checks files, remembering both."""
+
     def facts(self, paths: Sequence[str]) -> dict[str, Facts]:  # of these at least
         """What the index says of files; those that it does not know are left out."""
         paths = [p for p in paths if p not in self._facts]
@@ -193,4 +201,6 @@ class Files:
             raise IntegrityError(f"lake file {path} is missing")
         got: list[Any] = [found.bytes, found.etag if etag else ""]
         if size >= 0 and got != [size, etag]:
-            raise IntegrityError(f"lake file {path}: bytes and ETag must be {size} {etag}, got {got[0]} {got[1]}")
+            raise IntegrityError(
+                f"lake file {path}: bytes and ETag must be {size} {etag}, got {got[0]} {got[1]}"
+            )

@@ -75,7 +75,9 @@ def _compared(node: Any) -> tuple[str, str, list[Any]] | None:
         for side, other, op in (("left", "right", both["op"]), ("right", "left", _TURNED[both["op"]])):
             if "Column" in both[side] and (values := _values(both[other])) is not None:
                 return both[side]["Column"], op, values
-    kind = {} if call is None or not isinstance(call["function"], dict) else call["function"].get("Boolean", {})
+    kind = (
+        {} if call is None or not isinstance(call["function"], dict) else call["function"].get("Boolean", {})
+    )
     op = next((name for name in ("IsIn", "IsBetween") if name in kind), None)
     if call is not None and op is not None and "Column" in call["input"][0]:
         found = [_values(given) for given in call["input"][1:]]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import and_
+
 import polars as pl
 
 from ..context import Resource
@@ -71,13 +72,12 @@ def visible(request: Request) -> pl.Expr | None:  # None: all of them
     return reduce(and_, rules) if rules else None
 
 
-def _read(
-    lazy: pl.LazyFrame, request: Request, names: Iterable[str], early: pl.Expr | None
-) -> pl.DataFrame:
+def _read(lazy: pl.LazyFrame, request: Request, names: Iterable[str], early: pl.Expr | None) -> pl.DataFrame:
     """Visible rows; columns of the contract with its types, others as they lie there."""
     instants, kinds, rule = instants_ns(request.layout), request.columns, visible(request)
     wanted = [
-        instants.get(n, pl.col(n)).cast(kinds[n]).alias(n) if n in kinds else pl.col(n) for n in dict.fromkeys(names)
+        instants.get(n, pl.col(n)).cast(kinds[n]).alias(n) if n in kinds else pl.col(n)
+        for n in dict.fromkeys(names)
     ]
     found = (lazy if rule is None else lazy.filter(rule)).select(wanted)
     return (found if early is None else found.filter(early)).collect()
@@ -144,7 +144,9 @@ def _slices(
         access.check([piece.path for piece in block])
         asked = replace(request, resource=within(block, of))
         plain = len(block) == 1 and block[0].plain
-        for lazy in sliced(access.files, block, layout, of, visible(replace(asked, asof=None, published=None)), most):
+        for lazy in sliced(
+            access.files, block, layout, of, visible(replace(asked, asof=None, published=None)), most
+        ):
             yield rows_of(lazy, asked, columns, early, plain=plain)
 
 # %% ../../nbs/data/16_scan.ipynb #scn22

@@ -50,7 +50,7 @@ class Feed:
         """A span of one schema, in the words of an order."""
         return Order(self.dataset, schema, self.symbols, self.stype, start, end)
 
-
+# %% ../../nbs/data/52_segments.ipynb #seg06d
 def feed_of(
     dataset: str,
     schemas: Iterable[str],
@@ -84,7 +84,9 @@ class Journal:
         self.path = make_folder(folder) / f"{number:08}.journal"
         head = json.dumps({"feed": asdict(feed), "clocks": asdict(clocks)}).encode() + b"\n"
         self.size, self._unsynced = 0, 0
-        self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
         self.write([head, *messages])
         self.sync()
         sync_folder(folder)
@@ -122,7 +124,8 @@ def read_journal(
         return None
     try:
         said = json.loads(head)
-        feed = Feed(**{k: tuple(v) if isinstance(v, list) else v for k, v in said["feed"].items()})
+        told = said["feed"]
+        feed = Feed(told["dataset"], tuple(told["schemas"]), tuple(told["symbols"]), told["stype"])
         clocks = Clocks(**said["clocks"])
     except (ValueError, KeyError, TypeError) as e:
         raise IntegrityError(f"{path.name}: its first line is damaged: {e!r}") from e
@@ -225,7 +228,7 @@ def _head(found: Cut, schema: str) -> bytes:
     )  # fmt: skip
     return bytes(metadata)
 
-
+# %% ../../nbs/data/52_segments.ipynb #seg20e
 def write_segments(
     found: Cut,
     number: int,  # of its journal
@@ -237,7 +240,9 @@ def write_segments(
     made, feed = [], found.feed
     for schema, rows in sorted(found.rows.items()):
         begun = found.since[schema]
-        name = f"{feed.dataset.lower().replace('.', '-')}-live-{feed.tag}-{begun}-{number:08}.{schema}.dbn.zst"
+        name = (
+            f"{feed.dataset.lower().replace('.', '-')}-live-{feed.tag}-{begun}-{number:08}.{schema}.dbn.zst"
+        )
         packer = zstandard.ZstdCompressor(level=3, write_checksum=True, write_content_size=True)
         data = packer.compress(b"".join([_head(found, schema), *rows]))
         path = write_once(folder / name, data, site="segment")

@@ -48,7 +48,9 @@ def owning(
 class Shelf:
     """Brings finished journals home."""
 
-    def __init__(self, *, raw: RawZone, lake: Lake, registry: Registry, folder: Path, context: Context) -> None:
+    def __init__(
+        self, *, raw: RawZone, lake: Lake, registry: Registry, folder: Path, context: Context
+    ) -> None:
         self._raw, self._lake, self.registry, self._context = raw, lake, registry, context
         self.folder, self.segments = folder, 0
 
@@ -74,7 +76,9 @@ def recorded(
     feed: Feed,
 ) -> dict[str, tuple[int, int]]:  # by schema: from when until when, nanoseconds UTC; empty: never heard
     """The span in which a feed was recorded, gaps included."""
-    query = "SELECT MIN(start_ns) AS a, MAX(end_ns) AS b FROM coverage WHERE order_id = :o AND table_name = :t"
+    query = (
+        "SELECT MIN(start_ns) AS a, MAX(end_ns) AS b FROM coverage WHERE order_id = :o AND table_name = :t"
+    )
     found = {}
     for schema in feed.schemas:
         row = registry.one(query, o=f"live-{feed.tag}", t=feed.order(schema, 0, 1).table)
@@ -89,4 +93,8 @@ def unheard(
 ) -> list[Order]:  # by schema and time; empty: nothing is missing
     """What is missing between the first and the last thing that was recorded, in the words of orders."""
     coverage = Coverage(registry)
-    return [o for schema, span in recorded(registry, feed).items() for o in coverage.missing(feed.order(schema, *span))]
+    return [
+        o
+        for schema, span in recorded(registry, feed).items()
+        for o in coverage.missing(feed.order(schema, *span))
+    ]

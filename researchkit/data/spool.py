@@ -219,6 +219,7 @@ def taken(records: Records, order: Ints) -> Records:
 
 # %% ../../nbs/data/33_spool.ipynb #spo24
 ALWAYS = -(2**63)  # before every instant
+_TABLE = 1 << 21  # row numbers held in memory at once: one a run and window
 
 
 class Plan(Inlet):
@@ -290,13 +291,15 @@ class Spool(Plan):
         """Merge the runs, window by window; one without rows is handed out as well."""
         if not bounds:
             return
-        cuts = np.empty((len(self._runs), len(bounds) + 1), np.uint32)
-        for i, run in enumerate(self._runs):
-            cuts[i] = np.append(self._cuts(run, bounds), run.rows)
-        cuts[:, 0] = 0
-        for w, start in enumerate(bounds):
-            chosen = np.flatnonzero(cuts[:, w + 1] > cuts[:, w])
-            yield self._merged([(self._runs[i], int(cuts[i, w]), int(cuts[i, w + 1])) for i in chosen], start)
+        some = max(1, _TABLE // max(1, len(self._runs)))  # windows that are looked up at once
+        for first in range(0, len(bounds), some):
+            near = list(bounds[first : first + some + 1])
+            cuts = np.array([self._cuts(run, near) for run in self._runs], np.uint32).reshape(-1, len(near))
+            if first + some >= len(bounds):
+                cuts = np.column_stack((cuts, np.array([run.rows for run in self._runs], np.uint32)))
+            for w, start in enumerate(near[:some]):
+                found = np.flatnonzero(cuts[:, w + 1] > cuts[:, w])
+                yield self._merged([(self._runs[i], int(cuts[i, w]), int(cuts[i, w + 1])) for i in found], start)
 
     def _merged(self, parts: Sequence[tuple[Run, int, int]], start: tuple[int, int]) -> Window:
         """Put stretches of runs in order."""

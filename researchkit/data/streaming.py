@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -57,6 +57,7 @@ def may_hold(
     place = bisect_left(wanted, piece.first_symbol)
     return place < len(wanted) and wanted[place] <= piece.last_symbol
 
+
 def within(pieces: Sequence[Piece], of: Resource) -> Resource:
     """The same request without bounds of time that every one of these files keeps anyway."""
     starts, ends = [p.first_ns for p in pieces], [p.last_ns for p in pieces]
@@ -76,9 +77,7 @@ def block_of(
 ) -> str:  # "2005-01-03"; the folder where no partition is named
     """The partition of time that a file belongs to."""
     parts = PurePosixPath(path).parts
-    return next(
-        (p.partition("=")[2] for p in parts if p.startswith(_STEPS)), str(PurePosixPath(path).parent)
-    )
+    return next((p.partition("=")[2] for p in parts if p.startswith(_STEPS)), str(PurePosixPath(path).parent))
 
 
 def blocks(

@@ -174,7 +174,7 @@ def _added(parts: list[pl.DataFrame], keys: list[str]) -> pl.DataFrame:
         "most": pl.col("most").max(),
     }  # fmt: skip
     whole = pl.concat(parts)
-    return whole.group_by(keys).agg(rules[c] for c in whole.columns if c not in keys).select(whole.columns).sort(keys)
+    return whole.group_by(keys).agg(rules[c] for c in whole.columns if c not in keys).select(whole.columns)
 
 
 _KEYS = (["check", "symbol", "month"], ["symbol", "month"], ["measure", "symbol", "bin"])
@@ -200,7 +200,7 @@ def merged(
     """Add what was seen of two neighbouring pieces. O(what is kept)."""
     hits, spread = _border(a.last, b.first, plan)
     sums = [[a.hits, b.hits, hits], [a.cover, b.cover], [a.spread, b.spread, spread]]
-    totals = [_added(parts, keys) for parts, keys in zip(sums, _KEYS, strict=True)]
+    totals = [_added(parts, keys).sort(keys) for parts, keys in zip(sums, _KEYS, strict=True)]
     return Tally(totals[0], totals[1], totals[2], _edges(a.first, b.first, "first"), _edges(a.last, b.last, "last"))
 
 # %% ../../nbs/data/59_tally.ipynb #tly28
@@ -218,13 +218,17 @@ class _Pile:
         self._parts.append(counts)
         self._waiting += counts.height
         if self._waiting > max(_LEAST, self._sum):
-            self.total()
+            self._add_up()
 
-    def total(self) -> pl.DataFrame:
-        """Add up everything so far, sorted by the keys."""
+    def _add_up(self) -> None:
+        """Make one sum of all that waits."""
         self._parts = [_added(self._parts, self._keys)]
         self._sum, self._waiting = self._parts[0].height, 0
-        return self._parts[0]
+
+    def total(self) -> pl.DataFrame:
+        """Everything so far, sorted by the keys."""
+        self._add_up()
+        return self._parts[0].sort(self._keys)
 
 
 class Fold:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .gaps import MAPPING, Clocks, Gap, Losses, Watch, between
 from .segments import Feed, Journal, cut, symbol_in
+from ..errors import ResearchKitError
 from ..security.durable import reached
 
 # %% auto #0
@@ -27,27 +28,36 @@ class Journals:
         self._journal: Journal | None = None
         self._named: dict[int, bytes] = {}
         self._opened = 0
+        self.trouble: Exception | None = None  # why finished journals are still here
 
     def left(self) -> list[Path]:
-        """Journals on disk, oldest first."""
-        return sorted(self.folder.glob("*.journal"))
+        """Journals on disk that nobody writes any more, oldest first."""
+        own = None if self._journal is None else self._journal.path
+        return [path for path in sorted(self.folder.glob("*.journal")) if path != own]
 
-    def recover(self) -> int:
-        """Hand on what a process that is gone left behind; returns how many journals."""
+    def home(self) -> int:
+        """Hand on every journal that is finished, in order, and remove none; raises what `ready` raises."""
         found = self.left()
         for path in found:
             self._ready(path)
         return len(found)
 
+    def _try_home(self) -> None:
+        """The same, while the session goes on: what is in the way must not cost what is to come."""
+        try:
+            self.home()
+            self.trouble = None
+        except (ResearchKitError, ValueError) as e:
+            self.trouble = e
+
     def _open(self, clocks: Clocks, carried: Iterable[bytes] = ()) -> None:
         """Begin a journal, and hand on the one before it."""
-        before, number = self._journal, 1 + max((int(p.stem) for p in self.left()), default=0)
+        number = 1 + max((int(p.stem) for p in self.folder.glob("*.journal")), default=0)
         reached("segment", "before")
         self._journal = Journal(self.folder, number, self.feed, clocks, [*self._named.values(), *carried])
         reached("segment", "after")
         self._opened = clocks.common
-        if before is not None:
-            self._ready(before.path)
+        self._try_home()
 
     def _turn(self, clocks: Clocks) -> None:
         """Go over to the next journal."""
@@ -61,7 +71,7 @@ class Journals:
         journal, self._journal = self._journal, None
         if journal is not None:
             journal.close()
-            self._ready(journal.path)
+        self._try_home()
 
 # %% ../../nbs/data/67_tape.ipynb #tap08
 class Steps(Journals):
@@ -71,10 +81,27 @@ class Steps(Journals):
     _synced = 0.0
 
     def __init__(
-        self, folder: Path, feed: Feed, ready: Callable[[Path], None], *, most_bytes: int, most_time: int, sync: float
+        self,
+        folder: Path,
+        feed: Feed,
+        ready: Callable[[Path], None],
+        *,
+        most_bytes: int,
+        most_time: int,
+        sync: float,
     ) -> None:
         super().__init__(folder, feed, ready)
         self._most_bytes, self._most_time, self._sync = most_bytes, most_time, sync
+
+    @property
+    def at(self) -> int:
+        """How far the session is, nanoseconds UTC; while it is replayed, how far its slowest schema is."""
+        clocks = self._watch.clocks
+        return min(clocks.own.values()) if clocks.replays else clocks.common
+
+    def borders(self) -> dict[str, int]:
+        """How far each schema is complete, nanoseconds UTC."""
+        return self._watch.clocks.borders(self.feed.kinds)
 
     def _append(self, batch: list[bytes]) -> None:
         """Write a batch, and do what is due."""
@@ -156,13 +183,3 @@ class Tape(Steps):
             batch.append(message)
         self._append(batch)
         return gaps
-
-    @property
-    def at(self) -> int:
-        """How far the session is, nanoseconds UTC; while it is replayed, how far its slowest schema is."""
-        clocks = self._watch.clocks
-        return min(clocks.own.values()) if clocks.replays else clocks.common
-
-    def borders(self) -> dict[str, int]:
-        """How far each schema is complete, nanoseconds UTC."""
-        return self._watch.clocks.borders(self.feed.kinds)

@@ -259,9 +259,8 @@ class Upkeep(Tidying):
             for count, orphan in enumerate(chosen):
                 told(count, len(chosen))
                 self.storage.delete(orphan.path)
-            paths = [{"p": o.path} for o in chosen]
-            forget = "DELETE FROM lake_files WHERE path = :p AND retired_ns IS NOT NULL"
-            self._registry.write((forget, paths), ("DELETE FROM file_origins WHERE path = :p", paths))
+            never = "UPDATE lake_files SET retired_ns = :n WHERE path = :p AND retired_ns = -1"
+            self._registry.write((never, [{"p": o.path, "n": self._clock()} for o in chosen]))
             reached("upkeep", "after")
             self.storage.sweep()
             told(len(chosen), len(chosen))
@@ -283,9 +282,7 @@ class Upkeep(Tidying):
             if file.path not in needed and (since != NOT_YET or file.changed_ns <= before_ns):
                 why = "exchanged for another" if since != NOT_YET else "named by nobody"
                 found.append(Orphan(file.path, file.bytes, why))
-        there = {o.path for o in found} | needed
-        gone = (p for p in sorted(index) if p not in there and not self.storage.exists(p))
-        return [*found, *(Orphan(p, 0, "gone already") for p in gone)]
+        return found
 
 
 def remembered(table: Table) -> set[str]:

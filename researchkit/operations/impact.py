@@ -32,7 +32,9 @@ def saw(
     """Whether a read can have seen rows that a restatement touched."""
     if "pin" in body:
         return False
-    touched = found.rows if not (asked := body.get("symbols")) else found.rows.filter(pl.col("symbol").is_in(asked))
+    touched = (
+        found.rows if not (asked := body.get("symbols")) else found.rows.filter(pl.col("symbol").is_in(asked))
+    )
     days = touched["day"].to_physical().to_list()
     start, end = body.get("start"), body.get("end")
     return any((end is None or d * _DAY < end) and (start is None or (d + 1) * _DAY > start) for d in days)

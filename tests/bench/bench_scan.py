@@ -64,7 +64,9 @@ def items(held: Place, columns: list[str]) -> None:
     warm = {
         "policy": timed(lambda: held.door.ask("read", of, context=ME)),
         "ledger": timed(lambda: held.door.record("read", {"subject": f"table:{TRADES}"}, context=ME)),
-        "plan": timed(lambda: (lake.reconcile(TRADES, context=ME), lake.span(asked.request), lake.files.newest(of))),
+        "plan": timed(
+            lambda: (lake.reconcile(TRADES, context=ME), lake.span(asked.request), lake.files.newest(of))
+        ),
         "read": timed(lambda: quietly(asked, columns)),
         "all": timed(lambda: lake.scan(TRADES, **question).select(columns).collect()),
     }

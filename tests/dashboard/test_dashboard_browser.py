@@ -24,6 +24,8 @@ import researchkit
 from researchkit.dashboard import frame
 from researchkit.dashboard.app import TITLES
 from researchkit.dashboard.sample import fill, keep, notebook
+from researchkit.data.encode import encode_bars
+from researchkit.data.vendor import BORDER, arch_indices, split_at
 
 pytestmark = pytest.mark.xdist_group("browser")
 ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -145,6 +147,9 @@ def stage() -> Iterator[Spy]:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ws = researchkit.open(tmp_path_factory.mktemp("dashboard") / "ws")
     fill(ws, mlflow=True)
+    bars, _ = split_at(arch_indices(), BORDER)
+    ws.lake.ingest(ws.raw.put(encode_bars(bars, dataset="DEMO"), name="indices.dbn.zst", key="market").sha256)
+    ws.catalog.describe("DEMO/ohlcv-1d", symbols={"COMP": "<b>NASDAQ"})
     return ws
 
 
@@ -257,6 +262,14 @@ def test_every_page_is_shown_without_an_error_and_without_the_network(
     page.get_by_role("button", name="open the executed notebook").click()
     see(page, "as recorded")
     page.frame_locator("iframe").get_by_role("heading", name="Campaign").wait_for()
+
+    turn_to(page, "Catalog")
+    see(page, "bytes a row")
+    page.get_by_label("find a table").fill("nasdaq")
+    see(page, "Made of 1 vendor file")
+    assert page.get_by_text("COMP (<b>NASDAQ), SPX").first.is_visible()
+    page.get_by_label("find a table").fill("cheese")
+    page.get_by_text("bytes a row").first.wait_for(state="hidden")
 
     turn_to(page, "Ledger")
     page.locator(".tabulator-cell", has_text="seal opened").first.click()

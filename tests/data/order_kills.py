@@ -47,12 +47,13 @@ def purchases(root: Path, task: dict[str, Any]) -> Purchases:
     kept = root / "kept"
     kept.mkdir(exist_ok=True)
 
-    def put(path: Path, *, name: str, vendor_sha256: str, **given: Any) -> SimpleNamespace:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != vendor_sha256:
+    def put(source: Path | bytes, *, name: str, vendor_sha256: str | None, **given: Any) -> SimpleNamespace:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        if vendor_sha256 not in (None, found := hashlib.sha256(content).hexdigest()):
             raise AssertionError(f"{name} is not what the vendor listed")
         (kept / name).write_bytes(content)
-        return SimpleNamespace(sha256=vendor_sha256)
+        (kept / found).write_bytes(content)
+        return SimpleNamespace(sha256=found)
 
     settings = Settings(root, vendor_url=task["vendor_url"])
     secrets: Any = SimpleNamespace(get=lambda name: Secret(task["key"]))
@@ -61,7 +62,9 @@ def purchases(root: Path, task: dict[str, Any]) -> Purchases:
         Door(Policy(root / "policy"), Ledger(f"sqlite:///{root}/ledger.db")),
         Registry(f"sqlite:///{root}/catalog.db"),
     )
-    raw: Any = SimpleNamespace(put=put, get=lambda sha256, **given: b"[]")
+    raw: Any = SimpleNamespace(
+        put=put, get=lambda sha256, **given: (kept / sha256).read_bytes(), find=lambda sha256: None
+    )
     lake: Any = SimpleNamespace(ingest_many=lambda objects, **given: [])
     return Purchases(
         vendor=open_vendor(settings, lambda: secrets, patience=quick), raw=raw, lake=lake, registry=registry, door=door,

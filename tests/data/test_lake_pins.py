@@ -51,7 +51,11 @@ def place(made: Path, tmp_path: Path) -> Place:
 def upkeep(place: Place) -> Upkeep:
     lake = place.lake
     return Upkeep(
-        storage=lake.storage, registry=place.registry, door=place.door, catalog=lambda: lake.catalog, clock=lambda: 2 * 10**18
+        storage=lake.storage,
+        registry=place.registry,
+        door=place.door,
+        catalog=lambda: lake.catalog,
+        clock=lambda: 2 * 10**18,
     )
 
 
@@ -97,7 +101,10 @@ def test_equal_lists_are_kept_once(place: Place) -> None:
 
 def test_a_pin_of_an_earlier_version_is_read_from_its_rows(place: Place) -> None:
     pin = place.pins.get("first")
-    rows = [{"pin_id": pin.id, "table_name": TRADES, "path": f.path, "bytes": f.bytes, "sha256": f.sha256} for f in pin.tables[0].files]
+    rows = [
+        {"pin_id": pin.id, "table_name": TRADES, "path": f.path, "bytes": f.bytes, "sha256": f.sha256}
+        for f in pin.tables[0].files
+    ]
     forget = [(f"DELETE FROM {t} WHERE 1 = :x", [{"x": 1}]) for t in ("pin_parts", "pin_lists")]
     forget.append(("UPDATE pin_tables SET assumed = NULL WHERE 1 = :x", [{"x": 1}]))
     place.registry.write(*forget, (insert("pin_files", rows[0]), rows))
@@ -114,7 +121,9 @@ def test_a_pin_of_an_earlier_version_is_read_from_its_rows(place: Place) -> None
 
 
 def test_a_list_that_was_touched_is_noticed(place: Place) -> None:
-    place.registry.write(("UPDATE pin_lists SET files = REPLACE(files, '\"AAA\"', '\"AAB\"') WHERE 1 = :x", [{"x": 1}]))
+    place.registry.write(
+        ("UPDATE pin_lists SET files = REPLACE(files, '\"AAA\"', '\"AAB\"') WHERE 1 = :x", [{"x": 1}])
+    )
     again = Place(place.root)
     for use in (lambda: again.scan(pin="first"), lambda: again.pins.get("first")):
         with pytest.raises(IntegrityError, match=r"pin list [0-9a-f]{12}: SHA-256 must be"):
@@ -123,15 +132,24 @@ def test_a_list_that_was_touched_is_noticed(place: Place) -> None:
 
 def test_publication_is_exact_only_where_every_instant_was_recorded(place: Place) -> None:
     assert place.pins.get("first").tables[0].assumed == 1_000
-    with pytest.raises(ValueError, match=r"1,000 of 1,000 rows of XNAS\.TEST/trades only count as published when they were known"):
+    with pytest.raises(
+        ValueError,
+        match=r"1,000 of 1,000 rows of XNAS\.TEST/trades only count as published when they were known",
+    ):
         place.pins.create("exact", [TRADES], publication="exact", context=ME)
     restate(place)
     assert place.pins.create("restated", [TRADES], context=ME).tables[0].assumed == 990
 
 
 @settings(max_examples=8, deadline=None)
-@given(cutting=st.lists(st.integers(1, 400), min_size=1, max_size=12), most=st.sampled_from((10, 200, 5_000)), piece=st.sampled_from((90, 170, 1_000)))
-def test_the_hash_of_contents_does_not_depend_on_how_they_arrive(ticks: pl.DataFrame, cutting: list[int], most: int, piece: int) -> None:
+@given(
+    cutting=st.lists(st.integers(1, 400), min_size=1, max_size=12),
+    most=st.sampled_from((10, 200, 5_000)),
+    piece=st.sampled_from((90, 170, 1_000)),
+)
+def test_the_hash_of_contents_does_not_depend_on_how_they_arrive(
+    ticks: pl.DataFrame, cutting: list[int], most: int, piece: int
+) -> None:
     whole = content_of([ticks], TICKS, most=most, piece=piece)
     parts, place = [], 0
     for rows in cutting:
@@ -162,7 +180,13 @@ def test_a_book_is_checked_where_nothing_else_is(place: Place, tmp_path: Path) -
     assert [f.ok for f in verify_book(json.dumps(told), away)] == [True, True, False]
     told["tables"][0]["logical_hash"] = "0" * 64
     assert [f.ok for f in verify_book(json.dumps(told), away)] == [False, True, False]
-    for wrong in ("[]", "7", '{"format": "researchkit pin 1"}', "{", text.replace('"rows": 1000', '"rows": "many"')):
+    for wrong in (
+        "[]",
+        "7",
+        '{"format": "researchkit pin 1"}',
+        "{",
+        text.replace('"rows": 1000', '"rows": "many"'),
+    ):
         with pytest.raises(IntegrityError, match="this is no book of a pin"):
             read_book(wrong)
 
@@ -170,7 +194,9 @@ def test_a_book_is_checked_where_nothing_else_is(place: Place, tmp_path: Path) -
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "ws"
     ws = researchkit.open(root)
-    (root / "policy" / "grants.json").write_text((Path(Place(tmp_path / "other").root) / "policy" / "grants.json").read_text())
+    (root / "policy" / "grants.json").write_text(
+        (Path(Place(tmp_path / "other").root) / "policy" / "grants.json").read_text()
+    )
     for day in range(2):
         kept = ws.raw.put(walk(50, DATE + day * DAY, ("AAA",), seed=day), name=f"day{day}", key="market")
         ws.lake.ingest(kept.sha256)
@@ -181,7 +207,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     one = json.loads(typed("data", "pin", "create", "one", TRADES, "--object", kept.sha256, "--json").stdout)
     assert [(r["pin"], r["rows"], r["assumed"]) for r in one] == [("one", 50, 50)]
-    assert "only count as published" in str(typed("data", "pin", "create", "all", TRADES, "--exact").exception)
+    assert "only count as published" in str(
+        typed("data", "pin", "create", "all", TRADES, "--exact").exception
+    )
     assert [r["pin"] for r in json.loads(typed("data", "pin", "ls", "--json").stdout)] == ["one"]
     assert "days" not in typed("data", "pin", "show", "one").stdout
     assert len(json.loads(typed("data", "pin", "show", "one", "--files", "--json").stdout)) == 1
@@ -189,7 +217,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert typed("data", "pin", "export", "one", "--to", book).exit_code == 0
     assert typed("data", "pin", "export", "one").stdout == book.read_text()
     assert typed("data", "pin", "verify", "one").stdout == "all 2 hold\n"
-    away = shell.invoke(app, ["data", "pin", "verify", "--book", str(book), "--folder", str(root / "lake"), "--json"])
+    away = shell.invoke(
+        app, ["data", "pin", "verify", "--book", str(book), "--folder", str(root / "lake"), "--json"]
+    )
     assert (away.exit_code, [f["ok"] for f in json.loads(away.stdout)]) == (0, [True, True, True])
     book.write_text(book.read_text().replace('"rows": 50', '"rows": 51'))
     broken = shell.invoke(app, ["data", "pin", "verify", "--book", str(book), "--folder", str(root / "lake")])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -18,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tick_lake import BARS, DAY, ME, TRADES, Place, Trade, as_trades, ns, trades_file, walk
 
-from researchkit.context import Resource, parse_table
+from researchkit.context import parse_table
 from researchkit.data import tables
 from researchkit.data.accounts import symbol_rows
 from researchkit.data.encode import encode_bars
@@ -27,7 +25,7 @@ from researchkit.data.registry import insert
 from researchkit.data.scan import Access, read
 from researchkit.data.storage import FolderStorage
 from researchkit.data.streaming import Opener
-from researchkit.errors import IntegrityError, NotFound, SchemaError
+from researchkit.errors import NotFound
 from researchkit.frames import BARS as CONTRACT
 from researchkit.frames import INSTANT, check, conform, logical_hash
 from researchkit.frames import TRADES as TICKS
@@ -61,7 +59,9 @@ class Elsewhere(FolderStorage):
         return None if sys._getframe(1).f_code.co_name != "open" else super().local(path)
 
 
-def again(held: Place, asked: Any, *, far: bool = False, budget: int = 1 << 30, forget: bool = False) -> Access:
+def again(
+    held: Place, asked: Any, *, far: bool = False, budget: int = 1 << 30, forget: bool = False
+) -> Access:
     """The same question, answered in another way."""
     found: Access = asked.access
     pieces = [replace(p, plain=False, first_ns=None, last_symbol=None) if forget else p for p in asked.pieces]
@@ -77,9 +77,15 @@ def test_what_comes_out_keeps_the_contract(whole: pl.DataFrame) -> None:
 PREDICATES = st.lists(
     st.one_of(
         st.sampled_from(NAMES).map(lambda s: pl.col("symbol") == s),
-        st.lists(st.sampled_from((*NAMES, "ZZZ")), min_size=1, max_size=2).map(lambda s: pl.col("symbol").is_in(s)),
-        st.integers(0, 3 * 86_400).map(lambda s: pl.col("ts_event") >= datetime(2024, 3, 1, tzinfo=UTC) + timedelta(seconds=s)),
-        st.integers(0, 3 * 86_400).map(lambda s: pl.lit(datetime(2024, 3, 1, tzinfo=UTC) + timedelta(seconds=s)) > pl.col("ts_event")),
+        st.lists(st.sampled_from((*NAMES, "ZZZ")), min_size=1, max_size=2).map(
+            lambda s: pl.col("symbol").is_in(s)
+        ),
+        st.integers(0, 3 * 86_400).map(
+            lambda s: pl.col("ts_event") >= datetime(2024, 3, 1, tzinfo=UTC) + timedelta(seconds=s)
+        ),
+        st.integers(0, 3 * 86_400).map(
+            lambda s: pl.lit(datetime(2024, 3, 1, tzinfo=UTC) + timedelta(seconds=s)) > pl.col("ts_event")
+        ),
         st.integers(1, 500).map(lambda n: pl.col("size") < n),
         st.integers(0, 4_000).map(lambda n: (pl.col("sequence") < n) | (pl.col("symbol") == "BBB")),
         st.sampled_from(("A", "B")).map(lambda s: pl.col("side") != s),
@@ -89,19 +95,35 @@ PREDICATES = st.lists(
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rules=PREDICATES, columns=st.sets(st.sampled_from(list(TICKS.columns)), min_size=1, max_size=4), rows=st.sampled_from((None, 1, 500)))
+@given(
+    rules=PREDICATES,
+    columns=st.sets(st.sampled_from(list(TICKS.columns)), min_size=1, max_size=4),
+    rows=st.sampled_from((None, 1, 500)),
+)
 def test_filters_pushed_down_change_nothing(
     held: Place, whole: pl.DataFrame, rules: list[pl.Expr], columns: set[str], rows: int | None
 ) -> None:
     names = sorted(columns)
     ours = held.lake.scan(TRADES, context=ME).filter(*rules).select(names)
     theirs = whole.lazy().filter(*rules).select(names)
-    assert (ours if rows is None else ours.head(rows)).collect().equals((theirs if rows is None else theirs.head(rows)).collect())
+    assert (
+        (ours if rows is None else ours.head(rows))
+        .collect()
+        .equals((theirs if rows is None else theirs.head(rows)).collect())
+    )
 
 
 @pytest.mark.parametrize("far", [False, True], ids=["disk", "elsewhere"])
 @pytest.mark.parametrize("forget", [False, True], ids=["known", "unknown"])
-@pytest.mark.parametrize("asked", [{}, {"symbols": "BBB"}, {"start": "2024-03-01T22:00", "end": "2024-03-02T02:00"}, {"asof": "2024-03-02T12:00"}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"symbols": "BBB"},
+        {"start": "2024-03-01T22:00", "end": "2024-03-02T02:00"},
+        {"asof": "2024-03-02T12:00"},
+    ],
+)
 def test_slices_are_the_whole(held: Place, asked: dict[str, str], far: bool, forget: bool) -> None:
     found = held.lake.asked(TRADES, context=ME, **asked)
     expected = held.scan(**asked)
@@ -132,7 +154,9 @@ def test_only_files_that_may_match_are_opened(held: Place) -> None:
     noon = pl.col("ts_event") >= datetime(2024, 3, 3, 12, tzinfo=UTC)
     assert sum(p.height for p in read(access, found.request, ["price"], noon)) > 0
     assert [p.split("/")[3] for p in seen] == ["day=2024-03-03"]
-    assert [p.path.split("/")[3] for p in held.lake.asked(TRADES, context=ME, end="2024-03-02").pieces] == ["day=2024-03-01"]
+    assert [p.path.split("/")[3] for p in held.lake.asked(TRADES, context=ME, end="2024-03-02").pieces] == [
+        "day=2024-03-01"
+    ]
     with pytest.raises(NotFound, match="no symbol 'ZZZ'"):
         held.lake.asked(TRADES, symbols="ZZZ", context=ME)
 
@@ -152,9 +176,13 @@ def test_the_door_is_passed_at_every_collect_and_once_for_batches(held: Place) -
     assert ["symbols" in e.body for e in lines()[before:]] == [False, True, True]
 
 
-def test_a_plan_is_made_once_a_month_and_the_table_read_once(held: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_made_once_a_month_and_the_table_read_once(
+    held: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held.scan(start="2024-03-01", end="2024-03-02")
-    monkeypatch.setattr(type(held.lake.catalog), "load_table", lambda *_: pytest.fail("the metadata did not change"))
+    monkeypatch.setattr(
+        type(held.lake.catalog), "load_table", lambda *_: pytest.fail("the metadata did not change")
+    )
     before = held.lake.files._plans.cache_info().misses
     for day in (1, 2, 3):
         held.scan(start=f"2024-03-0{day}", end=f"2024-03-0{day + 1}", symbols="AAA")
@@ -168,7 +196,10 @@ def old_bars(sessions: int, first: datetime = datetime(2024, 1, 1, tzinfo=UTC)) 
     days = [first + timedelta(days=i) for i in range(sessions)]
     rows = pl.DataFrame({"ts_event": days, "symbol": ["SPX"] * sessions, "volume": 10})
     known, price = pl.col("ts_event") + pl.duration(days=1), pl.col("ts_event").dt.day() + 100.0
-    return conform(rows.with_columns(ts_known=known, ts_published=known, open=price, high=price, low=price, close=price), CONTRACT)
+    return conform(
+        rows.with_columns(ts_known=known, ts_published=known, open=price, high=price, low=price, close=price),
+        CONTRACT,
+    )
 
 
 def old_table(place: Place, bars: pl.DataFrame, origin: str) -> None:
@@ -183,9 +214,15 @@ def old_table(place: Place, bars: pl.DataFrame, origin: str) -> None:
     schema = Schema(*(NestedField(n, c, new[c], required=True) for n, c in enumerate(columns, 1)))
     place.lake.catalog.create_namespace("demo")
     made = place.lake.catalog.create_table(
-        of.identifier, schema, "lake://demo/ohlcv_1d", tables.partition_spec(layout_of(of)), properties=dict(tables.PROPERTIES)
+        of.identifier,
+        schema,
+        "lake://demo/ohlcv_1d",
+        tables.partition_spec(layout_of(of)),
+        properties=dict(tables.PROPERTIES),
     )
-    rows = tables.stored(bars.cast({n: pl.Decimal(18, 9) for n in ("open", "high", "low", "close")}), CONTRACT)
+    rows = tables.stored(
+        bars.cast({n: pl.Decimal(18, 9) for n in ("open", "high", "low", "close")}), CONTRACT
+    )
     path = f"demo/ohlcv_1d/data/year=2024/{tables.stem(origin)}.parquet"
     arrow = rows.to_arrow().cast(schema.as_arrow())
     size = place.lake.storage.publish(
@@ -194,12 +231,28 @@ def old_table(place: Place, bars: pl.DataFrame, origin: str) -> None:
     file = parquet_file_to_data_file(made.io, made.metadata, f"lake://{path}")
     snapshot = tables.commit(made, [file], raw_sha256=origin)
     ends = rows.select(a=pl.col("ts_event").min(), b=pl.col("ts_event").max()).row(0)
-    row = {"path": path, "table_name": BARS, "raw_sha256": origin, "bytes": size.bytes, "sha256": size.sha256, "rows": rows.height}
+    row = {
+        "path": path,
+        "table_name": BARS,
+        "raw_sha256": origin,
+        "bytes": size.bytes,
+        "sha256": size.sha256,
+        "rows": rows.height,
+    }
     row |= {"first_ns": ends[0], "last_ns": ends[1]}
-    done = {"raw_sha256": origin, "table_name": BARS, "snapshot": snapshot, "rows": rows.height, "ingested_ns": 1, "held": rows.height}
+    done = {
+        "raw_sha256": origin,
+        "table_name": BARS,
+        "snapshot": snapshot,
+        "rows": rows.height,
+        "ingested_ns": 1,
+        "held": rows.height,
+    }
     symbols = symbol_rows(place.root / "lake", [path], BARS, [])
     place.registry.write(
-        (insert("lake_files", row), [row]), (insert("ingests", done), [done]), (insert("lake_symbols", symbols[0]), symbols)
+        (insert("lake_files", row), [row]),
+        (insert("ingests", done), [done]),
+        (insert("lake_symbols", symbols[0]), symbols),
     )
 
 
@@ -216,7 +269,11 @@ def test_an_older_table_reads_as_it_did_and_goes_on(tmp_path: Path) -> None:
     place.bars(old_bars(5, datetime(2024, 2, 10, tzinfo=UTC)), "more")
     assert place.scan(BARS).height == 45
     assert place.pins.create("old-again", [BARS], objects=["a" * 64], context=ME).id == made.id
-    place.bars(old_bars(2).with_columns(volume=pl.lit(7, pl.UInt64)), "fix", published=datetime(2024, 5, 1, tzinfo=UTC))
+    place.bars(
+        old_bars(2).with_columns(volume=pl.lit(7, pl.UInt64)),
+        "fix",
+        published=datetime(2024, 5, 1, tzinfo=UTC),
+    )
     assert place.scan(BARS)["volume"].head(3).to_list() == [7, 7, 10]
     assert logical_hash(place.scan(BARS, pin="old"), CONTRACT) == exact
     assert place.scan(BARS, asof="2024-04-01")["volume"].unique().to_list() == [10]

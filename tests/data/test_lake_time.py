@@ -17,7 +17,11 @@ from researchkit.frames import conform
 
 DATE = ns("2024-03-01")
 TEN, NOON = ns("2024-03-01T10:00"), ns("2024-03-01T12:00")
-BEFORE = [Trade(TEN - 10**9, "AAA", 99.5, 3, 1), Trade(TEN, "AAA", 100.0, 5, 2), Trade(NOON, "BBB", 20.0, 1, 3)]
+BEFORE = [
+    Trade(TEN - 10**9, "AAA", 99.5, 3, 1),
+    Trade(TEN, "AAA", 100.0, 5, 2),
+    Trade(NOON, "BBB", 20.0, 1, 3),
+]
 AFTER = [BEFORE[0], BEFORE[2]]  # the trade of 10:00:00 was cancelled
 
 
@@ -60,7 +64,12 @@ def test_another_edition_of_the_rows_that_a_decision_saw(place: Place) -> None:
 
 def test_a_row_that_comes_back_is_there_again(place: Place) -> None:
     place.clock[0] = ns("2024-03-04T09:00")
-    place.bring(trades_file([*AFTER, Trade(TEN, "AAA", 100.0, 5, 2), Trade(NOON, "AAA", 101.0, 2, 9)], (DATE, DATE + DAY)), "day.dbn.zst")
+    place.bring(
+        trades_file(
+            [*AFTER, Trade(TEN, "AAA", 100.0, 5, 2), Trade(NOON, "AAA", 101.0, 2, 9)], (DATE, DATE + DAY)
+        ),
+        "day.dbn.zst",
+    )
     assert prices(place.scan(asof="2024-03-01T17:00")) == [99.5, 20.0]
     assert sorted(prices(place.scan(asof="2024-03-04T09:00"))) == [20.0, 99.5, 100.0, 101.0]
     assert [prices(place.scan(symbols="AAA", asof=t)) for t in ("2024-03-01T16:00", "2024-03-01T18:00", "2024-03-05")] == [
@@ -73,7 +82,13 @@ def test_a_filter_never_brings_a_row_back(place: Place) -> None:
     assert lazy.filter(pl.col("price") == 100).collect().height == 0
     assert lazy.filter((pl.col("symbol") == "AAA") & (pl.col("price") > 99)).collect()["price"].len() == 1
     assert lazy.filter(pl.col("sequence") == 2).collect().height == 0
-    assert lazy.filter(pl.col("ts_event") == datetime(2024, 3, 1, 10, tzinfo=UTC)).select("price").collect().height == 0
+    assert (
+        lazy.filter(pl.col("ts_event") == datetime(2024, 3, 1, 10, tzinfo=UTC))
+        .select("price")
+        .collect()
+        .height
+        == 0
+    )
     old = place.lake.scan(TRADES, asof="2024-03-01T13:00", context=ME)
     assert prices(old.filter(pl.col("sequence") == 2).collect()) == [100.0]
 
@@ -86,7 +101,9 @@ def test_when_everything_was_taken_back_there_is_nothing(place: Place) -> None:
     assert prices(place.scan(symbols="AAA", asof="2024-03-01T17:00")) == [99.5]
 
 
-def test_a_tick_is_known_when_it_was_received_and_a_clock_that_runs_behind_tells_nothing_earlier(tmp_path: Path) -> None:
+def test_a_tick_is_known_when_it_was_received_and_a_clock_that_runs_behind_tells_nothing_earlier(
+    tmp_path: Path,
+) -> None:
     held = Place(tmp_path)
     ticks = [Trade(NOON, "AAA", 1.0, late=5 * 10**9), Trade(NOON + 1, "AAA", 2.0, sequence=1, late=-(10**9))]
     held.bring(trades_file(ticks, (DATE, DATE + DAY)), "ticks")
@@ -111,7 +128,10 @@ def bars(sessions: int, plus: float = 0.0) -> pl.DataFrame:
     days = [datetime(2024, 2, 1, tzinfo=UTC) + timedelta(days=i) for i in range(sessions)]
     known, price = pl.col("ts_event") + pl.duration(days=1), pl.col("ts_event").dt.day() + 100.0 + plus
     rows = pl.DataFrame({"ts_event": days, "symbol": ["SPX"] * sessions, "volume": 10})
-    return conform(rows.with_columns(ts_known=known, ts_published=known, open=price, high=price, low=price, close=price), CONTRACT)
+    return conform(
+        rows.with_columns(ts_known=known, ts_published=known, open=price, high=price, low=price, close=price),
+        CONTRACT,
+    )
 
 
 def test_a_restated_bar_is_a_newer_version_of_its_key(tmp_path: Path) -> None:

@@ -359,3 +359,26 @@ def test_the_command_says_the_estimate_buys_the_sample_and_knows_what_is_owned(t
     assert len(run("orders", row["order"])[0]["files"]) == 5
     assert run("orders", "--resume")[0] == []
     assert len(vendor.jobs) == 1
+
+
+def test_the_same_notes_with_two_orders_are_in_nobodys_way(ws, vendor):
+    """Notes of a few bytes are alike from order to order, and an object belongs to one table."""
+    shop = purchases(ws)
+    for schema in ("ohlcv-1d", "ohlcv-1h"):
+        (done,) = shop.buy(
+            order_of(f"XNAS.ITCH/{schema}", "AAPL", "2024-01-02", "2024-01-03"), context=ws.context
+        )
+        assert done.state == "done"
+        kept = {row["name"]: row["raw_sha256"] for row in shop.book.files(done)}
+        notes = json.loads(ws.raw.get(kept["condition.json"]))
+        assert notes["job"] == done.job
+        assert {name for name, raw in kept.items() if raw == kept["condition.json"]} == set(notes["notes"])
+
+
+def test_a_list_that_was_wrong_at_first_is_read_again(ws, vendor):
+    vendor.next("size", "list_files", at=5, times=2)
+    shop = purchases(ws)
+    with pytest.raises(VendorError, match="sends fewer bytes"):
+        shop.buy(bars(), context=ws.context)
+    (done,) = shop.resume(context=ws.context)
+    assert (done.state, len(vendor.jobs)) == ("done", 1)

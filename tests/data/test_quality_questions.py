@@ -117,7 +117,7 @@ def test_a_weekend_is_no_silence_and_a_row_on_it_is_outside() -> None:
     assert "outside" in told(sunday)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(0, 800), max_size=6), st.randoms(use_true_random=False))
 def test_wherever_it_is_cut_and_however_it_is_added_the_findings_are_the_same(cuts, chance) -> None:
     rows = pl.concat([PLANTED["crossed"](), PLANTED["silence"]().with_columns(symbol=pl.lit("CLM4"))]).sort(frames.QUOTES.key)
@@ -147,7 +147,7 @@ def test_what_is_kept_does_not_grow_with_the_rows() -> None:
     assert kept(many) < 1.25 * kept(few)
 
 
-def test_a_quantile_is_right_to_two_per_cent_in_any_world() -> None:
+def test_a_quantile_is_right_to_ten_per_cent_in_any_world_and_to_one_where_there_are_many() -> None:
     rng = np.random.default_rng(3)
     from researchkit.data.tally import Measure, Plan, quantile
 
@@ -157,7 +157,11 @@ def test_a_quantile_is_right_to_two_per_cent_in_any_world() -> None:
         for q in (0.01, 0.5, 0.99):
             got = quantile(tally(rows, plan).spread, "x", q)["value"][0]
             want = float(np.quantile(values, q, method="inverted_cdf"))
-            assert got == pytest.approx(want, rel=0.021, abs=1e-12)
+            assert got == pytest.approx(want, rel=0.1, abs=1e-12)
+    many = pl.DataFrame({"x": rng.exponential(3.0, 100_000)})
+    rows = many.with_columns(symbol=pl.lit("A"), ts_event=pl.lit(START).cast(frames.INSTANT))
+    got = quantile(tally(rows, plan).spread, "x", 0.99)["value"][0]
+    assert got == pytest.approx(float(np.quantile(many["x"], 0.99)), rel=0.01)
 
 
 def test_nothing_from_outside_becomes_part_of_a_page(tmp_path) -> None:

@@ -117,7 +117,7 @@ def facts(root: str) -> dict[str, Any]:
     kinds = [entry.kind for entry in ws.ledger.entries()]
     rows = ws.registry.rows("SELECT path, retired_ns FROM lake_files ORDER BY path")
     live = {r["path"] for r in rows if r["retired_ns"] is None}
-    there = {str(p.relative_to(ws.root / "lake")) for p in (ws.root / "lake").rglob("*.parquet")}
+    there = {f.path for f in ws._lake.storage.list() if f.path.endswith(".parquet")}
     planned = {p for t in (TICKS, BARS) for p in _planned(ws, t)}
     faults = [f"in the table and not in the index, or the reverse: {p}" for p in sorted(planned ^ live)]
     faults += [f"in no index: {p}" for p in sorted(there - {r["path"] for r in rows})]
@@ -188,11 +188,17 @@ def removed(root: Path) -> None:
     shutil.rmtree(root)
 
 
-def granted(root: Path) -> None:
-    """A workspace whose owner may do what the script does."""
+def granted(root: Path, site: dict[str, Any] | None = None) -> None:
+    """A workspace whose owner may do what the script does, its lake and catalog perhaps on servers."""
     from researchkit.security.policy import grant
+    from researchkit.security.secret import Secret
 
+    root.mkdir(exist_ok=True)
+    if site is not None:
+        (root / "researchkit.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in site["settings"].items()))
     ws = researchkit.open(root)
+    for name, fields in (site or {"secrets": {}})["secrets"].items():
+        ws.secrets.put(name, {k: Secret(v) for k, v in fields.items()})
     for action in ("read", "pin", "ingest", "upkeep"):
         for role in ws.principal.roles:
             grant(ws.root / "policy", role, action=action, resource="*")
@@ -210,21 +216,27 @@ def chosen(reached: list[str], every: bool) -> list[str]:
     return [f"{name}:{(counts[name] + 1) // 2}" for name in kinds]
 
 
-def lives(place: Path, every: bool) -> Iterator[dict[str, Any]]:
-    """An untouched life, and others that were killed at an instant and lived again."""
+def lives(place: Path, every: bool, sites: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """An untouched life, and others that were killed at an instant and lived again; with sites, as many as there are."""
     shape = place / "shape"
-    child(lambda: granted(shape), {})
+    if not sites:
+        child(lambda: granted(shape), {})
 
     def lived(number: int, at: str) -> tuple[int, Path, list[str]]:
         root, count = place / f"life-{number}", place / f"life-{number}.count"
-        shutil.copytree(shape, root)
+        if sites:
+            child(lambda: granted(root, sites[number]), {})
+        else:
+            shutil.copytree(shape, root)
         variables = {"RESEARCHKIT_KILL_COUNT": str(count), "RESEARCHKIT_KILL_AT": at}
         return child(lambda: life(str(root)), variables), root, count.read_text().split()
 
     status, root, reached = lived(0, "")
     yield {"at": "", "status": status, "reached": reached, **asked(root, place)}
     removed(root)
-    for number, at in enumerate(chosen(reached, every), start=1):
+    picked = chosen(reached, every)
+    picked = picked[:: -(-len(picked) // (len(sites) - 1))] if sites else picked
+    for number, at in enumerate(picked, start=1):
         status, root, _ = lived(number, at)
         again = child(lambda r=root: life(str(r)), {})  # type: ignore[misc]
         yield {"at": at, "status": status, "again": again, **asked(root, place)}
@@ -251,5 +263,5 @@ if __name__ == "__main__":
     say = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     with tempfile.TemporaryDirectory(prefix="lake-lives-") as folder:
-        found = list(lives(Path(folder), task["every"]))
+        found = list(lives(Path(folder), task["every"], task.get("sites", [])))
     print(json.dumps({"pools": pools, "lives": found}), file=say, flush=True)

@@ -12,6 +12,7 @@ import researchkit
 from researchkit.errors import IntegrityError, SecretUnavailable
 from researchkit.jobs.runner import execute_here
 from researchkit.operations.demo import demo
+from researchkit.operations.verify import verify
 from researchkit.security.installation import install
 from researchkit.security.note import origin_of
 from researchkit.security.secret import Secret
@@ -23,14 +24,19 @@ pytestmark = pytest.mark.xdist_group("radosgw")
 def site(
     openbao: Any, postgresql: Any, radosgw: Any, witness: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
-    """A workspace with four URLs of its own, its credentials in the vault, its log known to the witness."""
+    """A workspace with six URLs of its own, its credentials in the vault, its log known to the witness."""
     place = tmp_path_factory.mktemp("site")
     postgresql.run("CREATE DATABASE site")
+    librarian = {"user": Secret("site_librarian"), "password": Secret(os.urandom(12).hex())}
+    postgresql.run(f"CREATE ROLE site_librarian LOGIN PASSWORD '{librarian['password'].reveal()}'")
+    postgresql.run("CREATE DATABASE site_lake OWNER site_librarian")
     writer = {"user": Secret("site_writer"), "password": Secret(os.urandom(12).hex())}
     install(postgresql.url("site"), postgresql.admin, writer)
     store = f"endpoint={radosgw.endpoint}&secret=raw-writer&ca={radosgw.ca}&region=us-east-1&retention=30"
     lines = {
         "raw_url": f"s3://{radosgw.bucket()}/zone?{store}",
+        "lake_url": f"s3://{radosgw.bucket(locked=False)}/lake?{store.replace('raw-writer', 'lake-writer').partition('&retention')[0]}",
+        "catalog_url": f"{postgresql.url('site_lake')}&secret=librarian",
         "ledger_url": f"{postgresql.url('site')}&secret=ledger-writer",
         "secrets_url": openbao.url(openbao.role(place, name="site", role="keeper"), name="site"),
         "witness_url": f"https://127.0.0.1:{witness.port}?key={witness.key}&name={witness.name}&ca={witness.ca}",
@@ -42,6 +48,8 @@ def site(
     ws.secrets.put("ledger-writer", writer)
     keys = {"access_key": Secret(radosgw.access_key), "secret_key": Secret(radosgw.secret_key)}
     ws.secrets.put("raw-writer", keys)
+    ws.secrets.put("lake-writer", keys)
+    ws.secrets.put("librarian", librarian)
     key = ws.keys.signer().public_hex
     witness.trust(origin_of(key), key)
     return ws
@@ -72,6 +80,17 @@ def test_nothing_that_opens_the_data_lies_in_the_folder(finished: Any, site: Any
     assert len(files) > 20
     assert [p.name for p in files for piece in pieces if piece in p.read_bytes()] == []
     assert not [p for p in (site.root / "raw").rglob("*") if p.is_file() and p.stat().st_size]
+    assert not [p for p in (site.root / "lake").rglob("*") if p.is_file() and p.stat().st_size]
+    assert not (site.root / "catalog.db").exists()
+
+
+def test_the_lake_in_the_bucket_holds_what_its_catalog_says(finished: Any, site: Any) -> None:
+    findings = site.lake.verify()
+    assert len(findings) >= 2
+    assert [f.words for f in findings if not f.ok] == []
+    held = site.lake.tables()["rows"].sum()
+    assert site.lake.scan(site.lake.tables()["table"][0]).collect().height == held
+    assert [link for link in verify(site, "latest") if not link.ok] == []
 
 
 def test_a_history_rewritten_with_every_right_of_the_owner_is_seen(

@@ -70,7 +70,10 @@ def as_trades(frame: pl.DataFrame) -> list[Trade]:
     """Rows of a scan as trades again, in the order of their numbers."""
     columns = ("ts_event", "symbol", "price", "size", "sequence", "ts_recv", "side")
     found = frame.sort("sequence").with_columns(pl.col("ts_event", "ts_recv").to_physical()).select(columns)
-    return [Trade(at, s, float(p), size, n, seen - at, side) for at, s, p, size, n, seen, side in found.iter_rows()]
+    return [
+        Trade(at, s, float(p), size, n, seen - at, side)
+        for at, s, p, size, n, seen, side in found.iter_rows()
+    ]
 
 
 def walk(rows: int, day: int, symbols: Sequence[str], seed: int = 0) -> bytes:
@@ -82,7 +85,11 @@ def walk(rows: int, day: int, symbols: Sequence[str], seed: int = 0) -> bytes:
     records["price"] = 10**11 + np.cumsum(rng.integers(-3, 4, rows)) * 10**7
     records["size"], records["sequence"] = rng.integers(1, 500, rows), np.arange(rows)
     records["instrument_id"] = rng.integers(1, len(symbols) + 1, rows)
-    records["publisher_id"], records["action"], records["side"] = 2, b"T", rng.choice([b"A", b"B", b"N"], rows)
+    records["publisher_id"], records["action"], records["side"] = (
+        2,
+        b"T",
+        rng.choice([b"A", b"B", b"N"], rows),
+    )
     ids = {s: i for i, s in enumerate(symbols, 1)}
     return encode(records, dataset="XNAS.TEST", schema="trades", ids=ids, span=(day, day + DAY))
 
