@@ -31,7 +31,7 @@ def _named(symbols: str) -> list[str] | None:
     """Read a comma-separated list; nothing means all."""
     return [s.strip() for s in symbols.split(",") if s.strip()] or None
 
-
+# %% ../../nbs/commands/15_quality.ipynb #cqu22
 def _quality(ws: Workspace) -> Quality:
     """The surveys of a workspace."""
     from researchkit.data.survey import Quality
@@ -46,13 +46,17 @@ def _surveyed(subject: str, workspace: Path | None, calendar: str | None, given:
     if "/" not in subject or Path(subject).is_file():
         return survey_file(subject, calendar=calendar)
     ws = opened(workspace)
-    return _quality(ws).check(subject, context=ws.context, calendar=calendar, **{k: v for k, v in given.items() if v is not None})
+    return _quality(ws).check(
+        subject, context=ws.context, calendar=calendar, **{k: v for k, v in given.items() if v is not None}
+    )
 
 
 def _spoken(report: Report) -> None:
     """Say a report in a shell."""
     span = "" if report.first is None else f" from {cell(report.first)} to {cell(report.last)}"
-    typer.echo(f"{report.subject}: {report.rows:,} rows of {report.symbols:,} symbols{span}; {report.seen}; calendar {report.calendar}")
+    typer.echo(
+        f"{report.subject}: {report.rows:,} rows of {report.symbols:,} symbols{span}; {report.seen}; calendar {report.calendar}"
+    )
     shown = report.summary().select("severity", "check", "symbols", "rows", "words")
     say(shown, json=False, empty=f"nothing was found; {len(report.made)} checks were made")
     if report.quarantined.height:
@@ -102,10 +106,18 @@ def data_catalog(
     shown = found if json else found.select("table", "words", "symbols", "first", "last", "rows", "bytes")
     say(shown, json=json, empty=f"nothing answers '{' '.join(words)}'" if words else "there is no table yet")
 
-
-def _written(words: str, owner: str, licence: str, classification: str, units: str, called: list[str]) -> dict[str, Any]:
+# %% ../../nbs/commands/15_quality.ipynb #cqu24
+def _written(
+    words: str, owner: str, licence: str, classification: str, units: str, called: list[str]
+) -> dict[str, Any]:
     """What somebody wants to have said of a table."""
-    given: dict[str, Any] = {"words": words, "owner": owner, "licence": licence, "classification": classification, "units": units}
+    given: dict[str, Any] = {
+        "words": words,
+        "owner": owner,
+        "licence": licence,
+        "classification": classification,
+        "units": units,
+    }
     pairs = [c.partition("=") for c in called]
     if any(not s or not w for s, _, w in pairs):
         raise ValueError(f"a symbol is named as SYMBOL=WORDS, as in 'COMP=NASDAQ Composite', got {called}")
@@ -120,7 +132,9 @@ def data_describe(
     licence: Annotated[str, typer.Option(help="Under which it was bought.")] = "",
     classification: Annotated[str, typer.Option(help="How sensitive it is.")] = "",
     units: Annotated[str, typer.Option(help="Of its prices: USD.")] = "",
-    symbol: Annotated[list[str] | None, typer.Option(help="What a symbol is called: COMP=NASDAQ Composite.")] = None,
+    symbol: Annotated[
+        list[str] | None, typer.Option(help="What a symbol is called: COMP=NASDAQ Composite.")
+    ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -132,7 +146,14 @@ def data_describe(
     said = _written(words, owner, licence, classification, units, symbol or [])
     entry = catalog.describe(table, **said, context=ws.context) if said else catalog.about(table)
     if json:
-        say_json({"table": entry.table, **entry.facts(), "quality": entry.quality, "columns": entry.columns.to_dicts()})
+        say_json(
+            {
+                "table": entry.table,
+                **entry.facts(),
+                "quality": entry.quality,
+                "columns": entry.columns.to_dicts(),
+            }
+        )
         return
     say(({"": k, entry.table: v} for k, v in entry.facts().items()), json=False)
     say(entry.columns, json=False)
@@ -140,7 +161,9 @@ def data_describe(
 # %% ../../nbs/commands/15_quality.ipynb #cqu16
 @data.command("lineage")
 def data_lineage(
-    thing: Annotated[str, typer.Argument(metavar="TABLE|FILE|SHA256", help="A table, a file of the lake, or an object.")],
+    thing: Annotated[
+        str, typer.Argument(metavar="TABLE|FILE|SHA256", help="A table, a file of the lake, or an object.")
+    ],
     symbols: SymbolsOption = "",
     start: FromOption = None,
     end: ToOption = None,
@@ -152,9 +175,15 @@ def data_lineage(
     from researchkit.data.instants import instant
     from researchkit.data.lineage import lineage
 
-    part = {"start": instant(start, name="--from"), "end": instant(end, name="--to"), "symbols": _named(symbols) or ()}
+    part = {
+        "start": instant(start, name="--from"),
+        "end": instant(end, name="--to"),
+        "symbols": _named(symbols) or (),
+    }
     made = lineage(opened(workspace).registry, thing, **part, limit=rows)  # type: ignore[arg-type]
     if json:
-        say_json({"subject": made.subject, "words": made.words, "total": made.total, "rows": made.rows.to_dicts()})
+        say_json(
+            {"subject": made.subject, "words": made.words, "total": made.total, "rows": made.rows.to_dicts()}
+        )
     else:
         typer.echo(made.tree())

@@ -44,10 +44,12 @@ def tiles(
         ("in quarantine", f"{entry.quarantined:,}", entry.quarantined > 0), ("restatements", f"{entry.restatements:,}", False),
         ("pins", f"{entry.pins:,}", False), ("paid", f"{entry.paid:,.2f} USD" if entry.paid else "–", False),
     ]  # fmt: skip
-    cells = "".join(f'<div class="{"ask" if ask else ""}"><b>{escape(v)}</b><span>{k}</span></div>' for k, v, ask in shown)
+    cells = "".join(
+        f'<div class="{"ask" if ask else ""}"><b>{escape(v)}</b><span>{k}</span></div>' for k, v, ask in shown
+    )
     return f'<div class="tiles">{cells}</div>'
 
-
+# %% ../../nbs/dashboard/10_catalog.ipynb #dct18
 def surveyed(
     quality: Mapping[str, Any] | None,  # the newest survey, see `Quality.last`
     table: str,
@@ -56,7 +58,9 @@ def surveyed(
     command = f"<code>researchkit data quality {escape(table)}</code>"
     if quality is None:
         return f'<p class="dim">Nobody has surveyed this table yet: {command}.</p>'
-    found = "".join(f'<span class="badge warn">{escape(c)} · {n:,}</span>' for c, n in quality["findings"].items())
+    found = "".join(
+        f'<span class="badge warn">{escape(c)} · {n:,}</span>' for c, n in quality["findings"].items()
+    )
     when = f"{quality['when']:%Y-%m-%d %H:%M} UTC by {quality['by']}: {quality['rows']:,} rows, {quality['seen']}"
     clean = [c for c in quality["made"] if c not in quality["findings"]]
     rest = f"asked, and nothing found: {', '.join(clean)}"
@@ -65,11 +69,20 @@ def surveyed(
 # %% ../../nbs/dashboard/10_catalog.ipynb #dct09
 def _said(entry: Entry) -> str:
     """What people said of a table, or the command to say it."""
-    said = {"what": entry.words, "owner": entry.owner, "licence": entry.licence, "classification": entry.classification}
+    said = {
+        "what": entry.words,
+        "owner": entry.owner,
+        "licence": entry.licence,
+        "classification": entry.classification,
+    }
     said |= {"unit of prices": entry.units}
     known = {k: v for k, v in said.items() if v}
     lacks = [k for k, v in said.items() if not v]
-    words = f"not said: {', '.join(lacks)}; <code>researchkit data describe {escape(entry.table)} …</code>" if lacks else ""
+    words = (
+        f"not said: {', '.join(lacks)}; <code>researchkit data describe {escape(entry.table)} …</code>"
+        if lacks
+        else ""
+    )
     return pieces.facts(known) + f'<p class="dim">{words}</p>'
 
 
@@ -79,7 +92,9 @@ def _came(lineage: Lineage) -> str:
         pl.col("name").alias("vendor file"), pl.col("raw_sha256").str.slice(0, 12).alias("SHA-256"), "rows",
         pl.col("put").dt.strftime("%Y-%m-%d").alias("brought in"), "by", "order",
     )  # fmt: skip
-    more = f'<p class="dim">and {lineage.total - rows.height:,} more</p>' if lineage.total > rows.height else ""
+    more = (
+        f'<p class="dim">and {lineage.total - rows.height:,} more</p>' if lineage.total > rows.height else ""
+    )
     return pieces.small_table(rows) + more
 
 
@@ -95,7 +110,8 @@ def card(
         "Columns": pieces.small_table(columns),
     }  # fmt: skip
     boxes = "".join(
-        f'<div class="{"wide" if title == "Columns" else ""}"><h4>{escape(title)}</h4>{body}</div>' for title, body in parts.items()
+        f'<div class="{"wide" if title == "Columns" else ""}"><h4>{escape(title)}</h4>{body}</div>'
+        for title, body in parts.items()
     )
     return f'{_LOOK}<div class="boxes">{boxes}</div>'
 
@@ -108,7 +124,9 @@ def months(
 ) -> Any:  # a HoloViews element
     """Draw what is there of what."""
     hv = plots.holoviews()
-    first = coverage.group_by("symbol").agg(pl.col("month").min().alias("since"), pl.col("month").max().alias("until"))
+    first = coverage.group_by("symbol").agg(
+        pl.col("month").min().alias("since"), pl.col("month").max().alias("until")
+    )
     symbols = first.sort("since", "until", "symbol")["symbol"].to_list()
     places = {s: len(symbols) - n for n, s in enumerate(symbols)}
 
@@ -116,7 +134,15 @@ def months(
         return datetime(month // 100, month % 100, 1)
 
     cells = [
-        (begins(m), places[s] - 0.42, begins(m + (89 if m % 100 == 12 else 1)), places[s] + 0.42, s, f"{m // 100}-{m % 100:02}", n)
+        (
+            begins(m),
+            places[s] - 0.42,
+            begins(m + (89 if m % 100 == 12 else 1)),
+            places[s] + 0.42,
+            s,
+            f"{m // 100}-{m % 100:02}",
+            n,
+        )
         for s, m, n in coverage.select("symbol", "month", "rows").iter_rows()
     ]
     high = float(coverage["rows"].max() or 1)  # type: ignore[arg-type]
@@ -141,13 +167,17 @@ def _shown(ws: Workspace, catalog: Catalog, table: str) -> Any:
 
     entry = catalog.about(table)
     coverage = catalog.coverage(table, limit=LINES)
-    head = html(f'{_LOOK}<h2>{escape(entry.table)}</h2><div class="dim">{escape(entry.words)}</div>{tiles(entry)}')
+    head = html(
+        f'{_LOOK}<h2>{escape(entry.table)}</h2><div class="dim">{escape(entry.words)}</div>{tiles(entry)}'
+    )
     picture = (
         pn.pane.HoloViews(months(coverage), sizing_mode="stretch_width", linked_axes=False)
         if coverage.height
         else html('<p class="dim">Its months were not counted when it was brought in.</p>')
     )
-    return pn.Column(head, picture, html(card(entry, catalog.lineage(table, limit=8))), sizing_mode="stretch_width")
+    return pn.Column(
+        head, picture, html(card(entry, catalog.lineage(table, limit=8))), sizing_mode="stretch_width"
+    )
 
 
 def catalog_page(ws: Workspace) -> Any:
@@ -165,14 +195,18 @@ def catalog_page(ws: Workspace) -> Any:
 
     def ask(page: int) -> pl.DataFrame:
         size = pl.col("bytes").map_elements(sized, return_dtype=pl.String)
-        found = catalog.search(asked.value_input or asked.value or "").slice(page * reading.PAGE, reading.PAGE)
+        found = catalog.search(asked.value_input or asked.value or "").slice(
+            page * reading.PAGE, reading.PAGE
+        )
         return found.with_columns(pl.col("first", "last").dt.strftime("%Y-%m-%d"), size=size)
 
     listed = Paged(ask, columns=COLUMNS, chosen=chosen, height=260, widths={"symbols": 300, "what": 240})
 
     def again(event: Any) -> None:
         listed.turn(-listed.page)
-        detail[:] = [guarded(lambda: _shown(ws, catalog, listed.rows["table"][0]))] if listed.rows.height else []
+        detail[:] = (
+            [guarded(lambda: _shown(ws, catalog, listed.rows["table"][0]))] if listed.rows.height else []
+        )
 
     asked.param.watch(again, "value_input")
     if not listed.rows.height:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -15,126 +15,17 @@ from ..context import Context, Resource
 from . import tables
 from .corrections import Restatement, Settled
 from .door import Door
-from .layouts import RETRACTED
+from .filed import Filed, gained, month_rows, place_of, refound
 from .registry import Registry, insert
 from .shares import Count, share_rows
-from .storage import FolderStorage, Storage, hash_in
+from .storage import Storage
 from ..security.durable import reached
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.table import Table
 
-    from researchkit.data.writing import Account
-
 # %% auto #0
-__all__ = ['Statement', 'Filed', 'place_of', 'taken_back', 'refound', 'file_rows', 'symbol_rows', 'month_rows', 'Ingest',
-           'Brought', 'Accounts', 'Index', 'table_lock']
-
-# %% ../../nbs/data/68_accounts.ipynb #acc07
-@dataclass(frozen=True)
-class Filed:
-    """A file of the lake and what lies in it."""
-
-    path: str  # relative to the lake
-    bytes: int
-    sha256: str
-    etag: str
-    account: Account
-    retracted: int = 0  # rows that take others back
-
-    @property
-    def part(self) -> str:
-        """The partition it lies in: "day=2024-03-01"."""
-        return "/".join(PurePosixPath(self.path).parts[3:-1])
-
-    def row(self, table: str, raw_sha256: str) -> dict[str, Any]:
-        """Its row of `lake_files`."""
-        first, last = self.account.span
-        symbols = sorted(self.account.symbols)
-        return {
-            "path": self.path, "table_name": table, "raw_sha256": raw_sha256, "bytes": self.bytes,
-            "sha256": self.sha256, "etag": self.etag, "part": self.part, "rows": self.account.rows,
-            "first_ns": first, "last_ns": last, "first_symbol": symbols[0], "last_symbol": symbols[-1],
-        }  # fmt: skip
-
-
-def place_of(folder: Storage | Path) -> Storage:
-    """A lake's storage; a folder will do."""
-    return FolderStorage(folder) if isinstance(folder, Path) else folder
-
-
-def taken_back(batch: pa.RecordBatch) -> int:
-    """How many rows of a batch take others back."""
-    column = batch.column(RETRACTED)
-    return 0 if column.null_count == len(column) else int(column.true_count)
-
-
-def refound(storage: Storage, path: str) -> Filed:
-    """Describe a file by reading it. O(rows) time, O(row group) memory."""
-    import pyarrow as pa
-
-    from researchkit.data.writing import Account
-
-    account, retracted = Account(), 0
-    with storage.parquet(path) as file:
-        marked = RETRACTED in file.schema_arrow.names
-        for batch in file.iter_batches(columns=["symbol", "ts_event", *([RETRACTED] if marked else [])]):
-            symbol = batch.column("symbol").cast(pa.string()).dictionary_encode()
-            account.add(pa.RecordBatch.from_arrays([symbol, batch.column("ts_event")], ["symbol", "ts_event"]))
-            retracted += taken_back(batch) if marked else 0
-    found = storage.stat(path)
-    etag = "" if found is None else found.etag
-    return Filed(path, storage.size(path), hash_in(storage, path), etag, account, retracted)
-
-# %% ../../nbs/data/68_accounts.ipynb #acc10
-def file_rows(
-    folder: Storage | Path,  # of the lake
-    paths: Sequence[str],  # relative to it
-    table: str,
-    raw_sha256: str,
-) -> list[dict[str, Any]]:  # rows of `lake_files`
-    """Describe data files by reading them."""
-    return [refound(place_of(folder), path).row(table, raw_sha256) for path in paths]
-
-
-def _gained(files: Iterable[Filed], table: str) -> list[dict[str, Any]]:
-    """What each symbol gained by files."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in files:
-        for symbol, (rows, first, last) in file.account.symbols.items():
-            was = found.get(symbol, {"rows": 0, "first_ns": first, "last_ns": last})
-            found[symbol] = {
-                "table_name": table, "symbol": symbol, "words": "", "rows": was["rows"] + rows,
-                "first_ns": min(first, was["first_ns"]), "last_ns": max(last, was["last_ns"]),
-            }  # fmt: skip
-    return [found[symbol] for symbol in sorted(found)]
-
-
-def symbol_rows(
-    folder: Storage | Path,
-    paths: Sequence[str],
-    table: str,
-    known: Sequence[dict[str, Any]],  # rows of `lake_symbols` for the table
-) -> list[dict[str, Any]]:  # the rows that changed, by symbol
-    """Add what the files hold to what is known of each symbol."""
-    old, rows = {row["symbol"]: row for row in known}, []
-    for gain in _gained((refound(place_of(folder), p) for p in paths), table):
-        was = old.get(gain["symbol"], gain | {"rows": 0})
-        ends = min(gain["first_ns"], was["first_ns"]), max(gain["last_ns"], was["last_ns"])
-        count = gain["rows"] + was["rows"]
-        rows.append(gain | {"words": was["words"], "rows": count, "first_ns": ends[0], "last_ns": ends[1]})
-    return rows
-
-
-def month_rows(files: Iterable[Filed], table: str) -> list[dict[str, Any]]:  # rows of `lake_months`
-    """How many rows each symbol gained in each month, which is written as 200412."""
-    found: dict[tuple[str, int], int] = {}
-    for file in files:
-        for (symbol, month), rows in file.account.months.items():
-            key = symbol, (1970 + month // 12) * 100 + month % 12 + 1
-            found[key] = found.get(key, 0) + rows
-    return [{"table_name": table, "symbol": s, "month": m, "rows": n} for (s, m), n in sorted(found.items())]
+__all__ = ['Statement', 'Ingest', 'Brought', 'Accounts', 'Index', 'table_lock']
 
 # %% ../../nbs/data/68_accounts.ipynb #acc13
 @dataclass(frozen=True)
@@ -159,7 +50,9 @@ class Brought:
     files: Sequence[Filed]
     settled: Settled | None = None  # None: nobody is there who has seen the object's rows
     change: Restatement | None = None
-    aside: dict[str, tuple[int, int | None, int | None]] = field(default_factory=dict)  # reason → rows, first, last
+    aside: dict[str, tuple[int, int | None, int | None]] = field(
+        default_factory=dict
+    )  # reason → rows, first, last
 
     @property
     def rows(self) -> int:
@@ -236,25 +129,36 @@ class Accounts:
         """The account of one object, or None."""
         query = "SELECT * FROM ingests WHERE raw_sha256 = :r AND table_name = :t"
         row = self.registry.one(query, r=raw_sha256, t=table)
-        return None if row is None else Ingest(table, raw_sha256, row["rows"], row["snapshot"], False, row["held"])
+        return (
+            None
+            if row is None
+            else Ingest(table, raw_sha256, row["rows"], row["snapshot"], False, row["held"])
+        )
 
     def _statements(self, table: str, snapshot: int, brought: Brought) -> list[Statement]:
         """What is written of one object."""
         count, change = brought.count, brought.change
-        done = {"raw_sha256": brought.raw_sha256, "table_name": table, "snapshot": snapshot, "rows": brought.rows}
+        done = {
+            "raw_sha256": brought.raw_sha256,
+            "table_name": table,
+            "snapshot": snapshot,
+            "rows": brought.rows,
+        }
         done |= {"ingested_ns": self.clock(), "held": None if count is None else count.held}
         replaces, published = ("", self.clock()) if change is None else (change.replaces, change.published)
         restated = _restated(brought, table, replaces, published)
         return [
             _adding("lake_tables", [{"table_name": table, "words": ""}]),
             _adding("lake_files", [f.row(table, brought.raw_sha256) for f in brought.files]),
-            (_SYMBOLS, _gained(brought.files, table)), (_MONTHS, month_rows(brought.files, table)),
+            (_SYMBOLS, gained(brought.files, table)), (_MONTHS, month_rows(brought.files, table)),
             _adding("quarantined", _aside(brought, table)),
             _adding("restatements", [] if restated is None else [restated]),
             _adding("ingests", [done]), *share_rows(table, brought.raw_sha256, count),
         ]  # fmt: skip
 
-    def complete(self, resource: Resource, snapshot: int, objects: Sequence[Brought], *, context: Context) -> list[Ingest]:
+    def complete(
+        self, resource: Resource, snapshot: int, objects: Sequence[Brought], *, context: Context
+    ) -> list[Ingest]:
         """Write the ledger entries, then the index of all objects of one commit in one transaction."""
         name, statements, done = resource.table, list[Statement](), []
         for one in objects:
@@ -263,12 +167,20 @@ class Accounts:
             said |= {"files": {f.path: f.sha256 for f in one.files}}
             said |= {"quarantined": {r: n for r, (n, _, _) in sorted(one.aside.items())}} if one.aside else {}
             if told is not None and told.span is not None and one.change is not None:
-                said |= {"restated": {"replaces": one.change.replaces, "added": told.added, "retracted": told.retracted}}
+                said |= {
+                    "restated": {
+                        "replaces": one.change.replaces,
+                        "added": told.added,
+                        "retracted": told.retracted,
+                    }
+                }
             self.door.once("ingest", {"subject": f"ingest:{one.raw_sha256}:{name}", **said}, context=context)
             statements += self._statements(name, snapshot, one)
             aside, back = sum(n for n, _, _ in one.aside.values()), 0 if told is None else told.retracted
             held = None if one.count is None else one.count.held
-            done.append(Ingest(name, one.raw_sha256, one.rows, snapshot if one.files else 0, True, held, aside, back))
+            done.append(
+                Ingest(name, one.raw_sha256, one.rows, snapshot if one.files else 0, True, held, aside, back)
+            )
         reached("ingest", "before")
         self.registry.write(*statements)
         reached("ingest", "after")

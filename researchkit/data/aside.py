@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -60,7 +61,9 @@ def batches_of(intake: Intake, raw_sha256: str, tale: Tale) -> Iterator[pa.Recor
         tale.add(reason, records[fields["ts_event"]])
         codes = names.codes(records["instrument_id"], records[at].astype(np.int64)).tolist()
         symbols = [names.symbols[c] if c >= 0 else None for c in codes]
-        yield ward_batch(records, places, intake.header, symbols=symbols, reason=reason, raw_sha256=raw_sha256)
+        yield ward_batch(
+            records, places, intake.header, symbols=symbols, reason=reason, raw_sha256=raw_sha256
+        )
 
 # %% ../../nbs/data/72_aside.ipynb #asd09
 def _table(catalog: SqlCatalog, ward: Resource, batch: pa.RecordBatch) -> Table:
@@ -105,10 +108,8 @@ def _described(table: Table, path: str, rows: int, size: int) -> DataFile:
     from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
     from pyiceberg.typedef import Record
 
-    none: dict[int, Any] = {}
-    counts = dict.fromkeys(
-        ("column_sizes", "value_counts", "null_value_counts", "nan_value_counts", "lower_bounds", "upper_bounds"), none
-    )
+    names = "column_sizes value_counts null_value_counts nan_value_counts lower_bounds upper_bounds"
+    counts: dict[str, Any] = {name: {} for name in names.split()}
     return DataFile.from_args(
         content=DataFileContent.DATA, file_path=f"lake://{path}", file_format=FileFormat.PARQUET, partition=Record(),
         record_count=rows, file_size_in_bytes=size, sort_order_id=None, spec_id=table.metadata.default_spec_id,
@@ -138,7 +139,7 @@ def put_aside(
         space, name = ward.identifier
         path = f"{space}/{name}/data/{tables.stem(raw_sha256)}.parquet"
         index.storage.delete(path)
-        kept = index.storage.publish(path, lambda sink, b=batches, t=table: _written(sink, b, t))
+        kept = index.storage.publish(path, partial(_written, batches=batches, table=table))
         files.append((raw_sha256, _described(table, path, intake.ward.rows, kept.bytes)))
         rows.append({
             "path": path, "table_name": ward.table, "raw_sha256": raw_sha256, "bytes": kept.bytes,

@@ -25,7 +25,7 @@ from ..errors import not_found
 from ..frames import INSTANT, DType
 
 # %% auto #0
-__all__ = ['SCHEMAS', 'COVERAGE', 'words_of', 'score', 'Shown', 'Catalog']
+__all__ = ['SCHEMAS', 'COVERAGE', 'words_of', 'score', 'Shown', 'Told', 'Covered', 'Catalog']
 
 # %% ../../nbs/data/19_catalog.ipynb #cat07
 SCHEMAS: Mapping[str, str] = {
@@ -142,8 +142,14 @@ class Shown:
             known += [SCHEMAS.get(parse_table(row["table"]).schema, "")]
             known += [f"{r['symbol']} {r['words']}" for r in named.get(row["table"], [])]
             scores[row["table"]] = score(text, " ".join(known))
-        best = sorted((r for r in rows if scores[r["table"]] > 0), key=lambda r: (-scores[r["table"]], r["table"]))
+        best = sorted(
+            (r for r in rows if scores[r["table"]] > 0), key=lambda r: (-scores[r["table"]], r["table"])
+        )
         return self._shown(best, named)
+
+# %% ../../nbs/data/19_catalog.ipynb #cat28
+class Told(Shown):
+    """What is known of each table."""
 
     def about(self, table: str) -> Entry:
         """Everything that is known of one table; raises `NotFound`."""
@@ -171,8 +177,8 @@ COVERAGE: dict[str, DType] = {"symbol": pl.String, "month": pl.Int32, "rows": pl
 _ONE_BY_ONE = 500  # names in one question
 
 
-class Catalog(Shown):
-    """What there is, in people's words."""
+class Covered(Told):
+    """What there is of each symbol, month by month."""
 
     def coverage(
         self,
@@ -185,14 +191,41 @@ class Catalog(Shown):
         name = parse_table(table).table
         self._known(name, {})
         top = "SELECT symbol FROM lake_symbols WHERE table_name = :t ORDER BY rows DESC, symbol LIMIT :n"
-        wanted = [r["symbol"] for r in self._registry.rows(top, t=name, n=limit)] if symbols is None else sorted(set(symbols))
+        wanted = (
+            [r["symbol"] for r in self._registry.rows(top, t=name, n=limit)]
+            if symbols is None
+            else sorted(set(symbols))
+        )
         rows = []
         for start in range(0, len(wanted), _ONE_BY_ONE):
             some = {f"s{n}": s for n, s in enumerate(wanted[start : start + _ONE_BY_ONE])}
             names = ", ".join(f":{n}" for n in some)
-            query = f"SELECT symbol, month, rows FROM lake_months WHERE table_name = :t AND symbol IN ({names})"
+            query = (
+                f"SELECT symbol, month, rows FROM lake_months WHERE table_name = :t AND symbol IN ({names})"
+            )
             rows += self._registry.rows(query, t=name, **some)
         return pl.DataFrame(rows, schema=COVERAGE).sort("symbol", "month")
+
+    def _known(self, table: str, symbols: Mapping[str, str]) -> dict[str, str]:
+        """The same symbols, all of which are there; raises `NotFound`."""
+        query = "SELECT symbol FROM lake_symbols WHERE table_name = :t AND symbol = :s"
+        if (
+            self._registry.one("SELECT symbol FROM lake_symbols WHERE table_name = :t LIMIT 1", t=table)
+            is None
+        ):
+            raise not_found("table", table, self.tables()["table"])
+        for symbol in symbols:
+            if self._registry.one(query, t=table, s=symbol) is None:
+                near = "SELECT symbol FROM lake_symbols WHERE table_name = :t ORDER BY symbol LIMIT 5000"
+                raise not_found("symbol", symbol, (r["symbol"] for r in self._registry.rows(near, t=table)))
+        return dict(symbols)
+
+# %% ../../nbs/data/19_catalog.ipynb #cat31
+_SAID = ("words", "owner", "licence", "classification", "units")
+
+
+class Catalog(Covered):
+    """What there is, in people's words."""
 
     def describe(
         self,
@@ -209,13 +242,15 @@ class Catalog(Shown):
         """Say what a table and its symbols are; raises `NotFound` for one that is not there."""
         name = parse_table(table)
         known = self._known(name.table, symbols or {})
-        said = {"words": words, "owner": owner, "licence": licence, "classification": classification, "units": units}
-        said = {n: v for n, v in said.items() if v}
+        given = zip(_SAID, (words, owner, licence, classification, units), strict=True)
+        said = {n: v for n, v in given if v}
         if self._door is not None and (said or known):
             if context is None:
                 raise ValueError(f"{name.table} is described by somebody: give the context")
             self._door.ask("ingest", name, context=context)
-            self._door.record("description", {"subject": f"table:{name.table}", **said, "symbols": known}, context=context)
+            self._door.record(
+                "description", {"subject": f"table:{name.table}", **said, "symbols": known}, context=context
+            )
         self._registry.write(
             (insert("lake_tables", {"table_name": name.table, "words": ""}), [{"table_name": name.table, "words": ""}]),
             *((f"UPDATE lake_tables SET {n} = :v WHERE table_name = :t", [{"t": name.table, "v": v}]) for n, v in said.items()),
@@ -223,14 +258,3 @@ class Catalog(Shown):
              [{"t": name.table, "s": s, "w": w} for s, w in known.items()]),
         )  # fmt: skip
         return self.about(name.table)
-
-    def _known(self, table: str, symbols: Mapping[str, str]) -> dict[str, str]:
-        """The same symbols, all of which are there; raises `NotFound`."""
-        query = "SELECT symbol FROM lake_symbols WHERE table_name = :t AND symbol = :s"
-        if self._registry.one("SELECT symbol FROM lake_symbols WHERE table_name = :t LIMIT 1", t=table) is None:
-            raise not_found("table", table, self.tables()["table"])
-        for symbol in symbols:
-            if self._registry.one(query, t=table, s=symbol) is None:
-                near = "SELECT symbol FROM lake_symbols WHERE table_name = :t ORDER BY symbol LIMIT 5000"
-                raise not_found("symbol", symbol, (r["symbol"] for r in self._registry.rows(near, t=table)))
-        return dict(symbols)

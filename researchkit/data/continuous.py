@@ -14,12 +14,11 @@ from typing import Any
 import polars as pl
 
 from .contracts import TERMS, deadline, weekdays_left
-from .marks import OPEN_INTEREST, VOLUME, WITHDRAWN, dated
 from .sessions import SESSIONS, When, upto
 from ..frames import INSTANT, Schema, check
 
 # %% auto #0
-__all__ = ['RULES', 'ACTIVITY', 'NOTICES', 'ROLLS', 'Series', 'parse_series', 'reported', 'traded', 'rolls']
+__all__ = ['RULES', 'NOTICES', 'ROLLS', 'Series', 'parse_series', 'rolls']
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt07
 RULES = {"c": "calendar", "v": "volume", "n": "open interest"}
@@ -48,52 +47,6 @@ def parse_series(
         rule = "PRODUCT.RULE.RANK with rule c (calendar), v (volume) or n (open interest), as in ES.v.0"
         raise ValueError(f"a continuous future is written {rule}, got {name[:60]!a}")
     return Series(found[1], found[2], int(found[3]))
-
-# %% ../../nbs/data/54_continuous.ipynb #cnt11
-ACTIVITY = Schema(
-    "activity",
-    {"ts_known": INSTANT, "symbol": pl.String, "session": pl.Date, "place": pl.UInt32, "value": pl.Int64},
-    key=("ts_known", "symbol", "session", "place"), nullable=frozenset({"value"}),
-)  # fmt: skip
-_AT = pl.max_horizontal("ts_known", "ts_published").alias("ts_known")
-
-
-def _activity(rows: pl.DataFrame) -> pl.DataFrame:
-    """Number the rows in the order in which they became known."""
-    made = rows.sort("ts_known", "symbol", "session", maintain_order=True).with_row_index("place")
-    return check(made.select(list(ACTIVITY.columns)).sort(ACTIVITY.key), ACTIVITY)
-
-
-def reported(
-    statistics: pl.DataFrame,  # STATISTICS
-    rule: str,  # "v": cleared volume, "n": open interest
-    *,
-    of: pl.DataFrame | None = None,  # SESSIONS of the exchange; needed where ts_ref is no date
-) -> pl.DataFrame:  # ACTIVITY; null where the exchange took a number back
-    """Read volume or open interest from the exchange's statistics."""
-    if rule not in ("v", "n"):
-        raise ValueError(f"rule must be v (volume) or n (open interest), got '{rule}'")
-    kind = VOLUME if rule == "v" else OPEN_INTEREST
-    rows = dated(statistics.filter(pl.col("stat_type") == kind), of).sort("ts_event", "sequence", "ordinal")
-    value = pl.when(pl.col("update_action") != WITHDRAWN).then("quantity").alias("value")
-    return _activity(rows.select(_AT, "symbol", "session", value))
-
-
-def traded(
-    bars: pl.DataFrame,  # BARS of sessions, or of UTC days
-    of: pl.DataFrame,  # SESSIONS
-) -> pl.DataFrame:  # ACTIVITY
-    """Read volume from bars, each counted for the session that begins with it or is dated like it."""
-    plan, day = check(of, SESSIONS), 86_400_000_000_000
-    begins = bars.join(
-        plan.select("session", ts_event="open"), on="ts_event", how="left", maintain_order="left"
-    )
-    midnight = pl.col("ts_event").to_physical() % day == 0
-    dates = pl.when(midnight).then(pl.col("ts_event").dt.date())
-    named = begins.with_columns(session=pl.coalesce("session", dates)).filter(
-        pl.col("session").is_in(plan["session"].to_list())
-    )
-    return _activity(named.select(_AT, "symbol", "session", value=pl.col("volume").cast(pl.Int64)))
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt15
 NOTICES = Schema(

@@ -5,7 +5,7 @@
 # %% ../../nbs/data/35_corrections.ipynb #cor03
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -110,6 +110,7 @@ class Restatement:
     later: int  # added to the ordinals of its rows
     whole: bool = False  # every row is a new version, also where nothing changed
     replaces: str = ""  # raw object, SHA-256; "" where only a day was given
+    files: frozenset[str] | None = None  # only rows that lie in these can be taken back; None: in any
 
     @property
     def holds(self) -> pl.Expr:
@@ -163,7 +164,9 @@ def _apart(fresh: pl.DataFrame, held: pl.DataFrame, layout: Layout, later: int) 
     key, moved = list(layout.frame.key), fresh.with_columns(pl.col("ordinal") + later)
     while (taken := moved.join(held.select(key).unique(), on=key, how="semi")).height:
         busy = pl.struct(key).is_in(taken.select(pl.struct(key))["ts_event"].implode())
-        moved = moved.with_columns(pl.when(busy).then(pl.col("ordinal") + STEP).otherwise("ordinal").alias("ordinal"))
+        moved = moved.with_columns(
+            pl.when(busy).then(pl.col("ordinal") + STEP).otherwise("ordinal").alias("ordinal")
+        )
     return moved
 
 
@@ -210,7 +213,8 @@ def settle(
     if change is not None:
         dated = pl.max_horizontal("ts_known", pl.lit(change.published)).alias("ts_published")
         moved = _apart(fresh.filter(restated).with_columns(dated), held, layout, change.later)
-        gone = _taken_back(rest.filter(restated), change.published)
+        ours = pl.lit(value=True) if change.files is None else pl.col(FILE).is_in(sorted(change.files))
+        gone = _taken_back(rest.filter(restated & ours), change.published)
         changed = pl.concat([moved, gone.select(moved.columns)])
         into.change(changed, gone.height)
         written.append(changed)

@@ -62,8 +62,12 @@ class Report:
         ).with_columns(share=pl.col("rows") / max(1, self.rows))  # fmt: skip
 
     def __repr__(self) -> str:
-        lines = [f"{r['severity']:<8} {r['check']:<16} {r['words']}" for r in self.summary().iter_rows(named=True)]
-        return "\n".join([f"{self.subject}: {self.rows:,} rows, {self.seen}", *(lines or ["nothing was found"])])
+        lines = [
+            f"{r['severity']:<8} {r['check']:<16} {r['words']}" for r in self.summary().iter_rows(named=True)
+        ]
+        return "\n".join(
+            [f"{self.subject}: {self.rows:,} rows, {self.seen}", *(lines or ["nothing was found"])]
+        )
 
     def _repr_html_(self) -> str:
         return body(self)
@@ -88,23 +92,28 @@ def day(value: datetime | None) -> str:
     return "–" if value is None else f"{value:%Y-%m-%d}"
 
 
+def _cell(value: object) -> str:
+    """Write one value of a table."""
+    if isinstance(value, datetime):
+        whole = (value.hour, value.minute, value.second) == (0, 0, 0)
+        return f"{value:%Y-%m-%d}" if whole else f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+# %% ../../nbs/data/61_findings_page.ipynb #fpg20
 def table(
     frame: pl.DataFrame,
     *,
     limit: int = 50,  # rows shown
 ) -> str:  # HTML, escaped
     """Show the first rows of a frame."""
-
-    def said(value: object) -> str:
-        if isinstance(value, datetime):
-            return f"{value:%Y-%m-%d}" if (value.hour, value.minute, value.second) == (0, 0, 0) else f"{value:%Y-%m-%d %H:%M:%S}"
-        if isinstance(value, int):
-            return f"{value:,}"
-        return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
     kinds = ["n" if t.is_numeric() else "" for t in frame.dtypes]
     head = "".join(f'<th class="{k}">{escape(n)}</th>' for n, k in zip(frame.columns, kinds, strict=True))
-    rows = ("".join(f'<td class="{k}">{escape(said(v))}</td>' for v, k in zip(r, kinds, strict=True)) for r in frame.head(limit).iter_rows())
+    rows = (
+        "".join(f'<td class="{k}">{escape(_cell(v))}</td>' for v, k in zip(r, kinds, strict=True))
+        for r in frame.head(limit).iter_rows()
+    )
     more = f'<div class="dim">and {frame.height - limit:,} more</div>' if frame.height > limit else ""
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{r}</tr>' for r in rows)}</table>{more}"
 
@@ -128,7 +137,10 @@ def month_map(
     """Draw when which check was hit."""
     axis, colours = _axis(first, last), {"error": "#D55E00", "warning": "#E69F00", "note": "#0072B2"}
     width = max(3.0, min(26.0, 900 / len(axis)))
-    parts, shares = [], {(r["check"], r["month"]): (r["share"], r["rows"]) for r in months.iter_rows(named=True)}
+    parts, shares = (
+        [],
+        {(r["check"], r["month"]): (r["share"], r["rows"]) for r in months.iter_rows(named=True)},
+    )
     for line, (check, grade) in enumerate(severities.items()):
         top = 4 + 19 * line
         parts.append(f'<text x="138" y="{top + 11}" text-anchor="end">{escape(check)}</text>')
@@ -136,8 +148,14 @@ def month_map(
             share, rows = shares.get((check, month), (0.0, 0))
             depth = 0.0 if not rows else max(0.18, 1 + 0.2 * _log10(share))
             shown = f'fill="{colours[grade]}" fill-opacity="{depth:.2f}"' if rows else 'fill="#eef1f4"'
-            title = f"<title>{escape(check)} {month // 100}-{month % 100:02}: {rows:,} ({share:.2%})</title>" if rows else ""
-            parts.append(f'<rect x="{146 + place * width:.1f}" y="{top}" width="{width - 0.8:.1f}" height="15" {shown}>{title}</rect>')
+            title = (
+                f"<title>{escape(check)} {month // 100}-{month % 100:02}: {rows:,} ({share:.2%})</title>"
+                if rows
+                else ""
+            )
+            parts.append(
+                f'<rect x="{146 + place * width:.1f}" y="{top}" width="{width - 0.8:.1f}" height="15" {shown}>{title}</rect>'
+            )
     foot, years = 4 + 19 * len(severities) + 12, [n for n, m in enumerate(axis) if m % 100 == 1 or n == 0]
     step = max(1, len(years) // 12)
     parts += [f'<text x="{146 + n * width:.1f}" y="{foot}">{axis[n] // 100}</text>' for n in years[::step]]
@@ -154,7 +172,9 @@ def _log10(share: float) -> float:
 def _line(row: Mapping[str, Any], findings: pl.DataFrame) -> str:
     """One check, its symbols behind it."""
     own = findings.filter(pl.col("check") == row["check"])
-    own = own.select("symbol", "first", "last", "rows", (pl.col("share") * 100).round(2).alias("share, %"), "words")
+    own = own.select(
+        "symbol", "first", "last", "rows", (pl.col("share") * 100).round(2).alias("share, %"), "words"
+    )
     many = row["symbols"] > 1
     times = f"{row['symbols']:,} symbols" if many else f"{own.height:,} times"
     words = f"{times}, {row['rows']:,} rows; the most: {row['words']}" if own.height > 1 else row["words"]
@@ -187,7 +207,11 @@ def body(
     grades = dict(summary.select("check", "severity").iter_rows())
     lines = "".join(_line(row, report.findings) for row in summary.iter_rows(named=True))
     drawn = {c: g for c, g in grades.items() if c in set(report.months["check"])}
-    parts = [f"<h1>{escape(report.subject)}</h1>", f'<div class="dim">{escape(report.seen)}</div>', _facts(report)]
+    parts = [
+        f"<h1>{escape(report.subject)}</h1>",
+        f'<div class="dim">{escape(report.seen)}</div>',
+        _facts(report),
+    ]
     parts.append(lines or '<p class="ok">Nothing was found.</p>')
     if drawn and report.first is not None and report.last is not None:
         edges = [d.year * 100 + d.month for d in (report.first, report.last)]

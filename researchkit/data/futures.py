@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from ..context import Context, parse_table
-from .continuous import Series, parse_series, reported, traded
+from .activity import reported, traded
+from .continuous import Series, parse_series
 from .continuous import rolls as decide
 from .contracts import FUTURE, contract_terms, deadline
 from .door import Door

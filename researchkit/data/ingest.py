@@ -5,112 +5,39 @@
 # %% ../../nbs/data/15_ingest.ipynb #ing03
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from ..context import Context, Resource, parse_table
 from . import tables
-from researchkit.data.accounts import (
-    Brought,
-    Filed,
-    Index,
-    Ingest,
-    file_rows,
-    symbol_rows,
-    table_lock,
-)
-from .corrections import STEP, Restatement, Scope, scope_of
-from .envelope import Header, open_records
+from .accounts import Brought, Index, Ingest, table_lock
+from .corrections import Restatement
+from .envelope import Header
+from .filed import file_rows, symbol_rows
 from .intake import Draft, Intake, Output, Progress, silent, take_in, write_out
 from .layouts import Layout, layout_in
 from .neighbours import Neighbours, meeting
 from .raw import RawObject, RawZone
 from .registry import insert
+from .restating import Desk, nanoseconds, restating
 from .shares import Count
-from ..errors import IntegrityError, NotFound, SecretUnavailable
+from .whole import COMES_WHOLE, WholeOutput, whole_output
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
-    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
-    from researchkit.data.writing import Shape
-
 # %% auto #0
-__all__ = ['FILES', 'nanoseconds', 'Desk', 'restating', 'Lot', 'Batch', 'ingest_many', 'ingest', 'Index', 'Ingest', 'file_rows',
-           'symbol_rows', 'table_lock']
+__all__ = ['FILES', 'Lot', 'Batch', 'ingest_many', 'ingest', 'Index', 'Ingest', 'file_rows', 'symbol_rows', 'table_lock']
 
 # %% ../../nbs/data/15_ingest.ipynb #ing31
 _all_ = [Index, Ingest, file_rows, symbol_rows, table_lock]
-
-# %% ../../nbs/data/15_ingest.ipynb #ing07
-def nanoseconds(
-    published: datetime | None,  # None: as assumed by the reader
-) -> int | None:  # ns UTC
-    """The day on which a correction could first be had; raises `ValueError` without a time zone."""
-    if published is None:
-        return None
-    if published.tzinfo is None:
-        raise ValueError(f"published must carry a time zone, got {published.isoformat()}")
-    gone = published - datetime(1970, 1, 1, tzinfo=UTC)
-    return (gone.days * 86_400 + gone.seconds) * 10**9 + gone.microseconds * 1_000
-
-# %% ../../nbs/data/15_ingest.ipynb #ing10
-@dataclass(frozen=True)
-class Desk:
-    """What an ingest works with."""
-
-    raw: RawZone
-    catalog: SqlCatalog
-    index: Index
-    context: Context
-    published: int | None = None  # ns UTC
-    progress: Progress = silent
-
-    @property
-    def scratch(self) -> Path:
-        """Where files without a name lie."""
-        return self.index.storage.locks.parent / ".incoming"
-
-    @contextmanager
-    def reading(self, found: RawObject) -> Iterator[tuple[Header, Iterator[Any]]]:
-        """Open an object's records; the last of them proves its bytes."""
-        with self.raw.open(found.sha256, context=self.context, action="ingest") as stream:
-            yield open_records(stream, name=found.name, sha256=found.sha256)
-
-
-def _asked(desk: Desk, sha256: str, table: str) -> Scope:
-    """What an earlier object was asked for."""
-    try:
-        with desk.reading(desk.raw.record(sha256)) as (header, _):
-            return scope_of(header)
-    except (NotFound, SecretUnavailable):
-        query = "SELECT MIN(first_ns) AS a, MAX(last_ns) AS b FROM lake_files WHERE raw_sha256 = :r AND table_name = :t"
-        row = desk.index.registry.one(query, r=sha256, t=table) or {}
-        return Scope(row["a"] or 0, (row["b"] or -1) + 1, None)
-
-
-def restating(desk: Desk, found: RawObject, header: Header, layout: Layout) -> Restatement | None:
-    """Whether an object replaces earlier rows, which, and since when; None for an ordinary one."""
-    versions, mine = desk.raw.versions(found.name, found.table_name), scope_of(header)
-    [own, *_] = [v for v in versions if v.sha256 == found.sha256] or [None]
-    before = [v.sha256 for v in versions if own is not None and v.version < own.version]
-    earlier = [s for s in dict.fromkeys(before) if desk.index.find(s, found.table_name) is not None]
-    later = STEP * max(1, own.version - 1 if own is not None else 1)
-    if desk.published is not None:
-        whole = "ordinal" not in layout.frame.key
-        return Restatement((mine,), desk.published, later, whole, earlier[-1] if earlier else "")
-    scopes = [both for s in earlier if not (both := mine & _asked(desk, s, found.table_name)).empty]
-    if not scopes or own is None:
-        return None
-    return Restatement(tuple(scopes), own.put_ns, later, replaces=earlier[-1])
 
 # %% ../../nbs/data/15_ingest.ipynb #ing14
 @dataclass
@@ -119,7 +46,8 @@ class Lot:
 
     brought: Brought
     draft: Draft
-    intake: Intake  # open as long as bad rows wait in its ward
+    intake: Intake | None  # open as long as bad rows wait in its ward; None: it came whole
+    name: str  # of the object
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -156,9 +84,10 @@ def _met(desk: Desk, intake: Intake, table: str, change: Restatement | None) -> 
     return sorted(found)
 
 # %% ../../nbs/data/15_ingest.ipynb #ing15
-def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> tuple[Output, list[str]]:
-    """Read an object, and get ready to write it; also the files that it meets."""
-    from researchkit.data.writing import Shape, always_said
+def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> Output:
+    """Read an object's records, and get ready to write them."""
+    from researchkit.data.columns import always_said
+    from researchkit.data.writing import Shape
 
     with desk.reading(found) as (header, arrays):
         change = restating(desk, found, header, layout)
@@ -169,25 +98,32 @@ def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> tuple
     beside = Neighbours(desk.index.storage, met, layout) if met or change is not None else None
     said = always_said(layout, intake.header.dtype) if beside is None else frozenset[str]()
     shape = Shape(layout, {f.name: f.field_id for f in table.schema().fields}, said)
-    return Output(intake, shape, beside=beside, change=change, progress=desk.progress), met
+    return Output(intake, shape, beside=beside, change=change, progress=desk.progress)
 
 
-def _lot(desk: Desk, found: RawObject, table: Table, output: Output) -> Lot:
+def _whole(desk: Desk, found: RawObject, table: Table, layout: Layout) -> WholeOutput:
+    """Read a list, and get ready to write it."""
+    from researchkit.data.writing import Shape
+
+    return whole_output(desk, found, layout, Shape(layout, {f.name: f.field_id for f in table.schema().fields}))
+
+
+def _lot(desk: Desk, found: RawObject, table: Table, output: Output | WholeOutput) -> Lot:
     """Write an object's files."""
-    _know(desk, output.intake.header, found.sha256)
+    intake = output.intake if isinstance(output, Output) else None
+    if intake is not None:
+        _know(desk, intake.header, found.sha256)
     draft = write_out(output, table, desk.index.storage, tables.stem(found.sha256))
-    brought = Brought(found.sha256, draft.filed, output.settled, output.change)
-    return Lot(brought, draft, output.intake)
+    return Lot(Brought(found.sha256, draft.filed, output.settled, output.change), draft, intake, found.name)
 
 
-def _recounted(desk: Desk, found: RawObject, done: Ingest, output: Output) -> Ingest:
+def _recounted(desk: Desk, found: RawObject, done: Ingest, output: Output | WholeOutput) -> Ingest:
     """Count the rows of an object that a kill left uncounted."""
     output.again = True
     for _, batches in output.parts():
         for _ in batches:
             continue
-    own, shared = tables.stem(found.sha256), dict[str, int]()
-    mine = 0
+    own, shared, mine = tables.stem(found.sha256), dict[str, int](), 0
     for path, rows in output.settled.shared.items():
         if PurePosixPath(path).stem == own:
             mine += rows
@@ -213,6 +149,10 @@ class Batch:
         spans = [s for lot in self.lots if (s := lot.span) is not None]
         return span is not None and any(a <= span[1] and b >= span[0] for a, b in spans)
 
+    def names(self, name: str) -> bool:
+        """Whether a version of the same name waits."""
+        return any(lot.name == name for lot in self.lots)
+
     @property
     def full(self) -> bool:
         """Whether it is time to commit."""
@@ -227,12 +167,13 @@ class Batch:
             return []
         try:
             asides = put_aside(
-                [(lot.brought.raw_sha256, lot.intake) for lot in lots], self.resource,
+                [(lot.brought.raw_sha256, lot.intake) for lot in lots if lot.intake is not None], self.resource,
                 catalog=self.desk.catalog, index=self.desk.index,
             )  # fmt: skip
         finally:
             for lot in lots:
-                lot.intake.close()
+                if lot.intake is not None:
+                    lot.intake.close()
         objects = [replace(lot.brought, aside=asides.get(lot.brought.raw_sha256, {})) for lot in lots]
         files, snapshot = [file for lot in lots for file in lot.draft.files], 0
         if files:
@@ -244,30 +185,40 @@ class Batch:
         return done
 
 # %% ../../nbs/data/15_ingest.ipynb #ing20
+def _visible(desk: Desk, found: RawObject, batch: Batch, output: Output) -> list[Ingest]:
+    """Commit what waits where the object has to be compared with it."""
+    if not batch.meets(output.intake.span):
+        return []
+    finished = batch.commit()
+    if output.beside is not None:
+        output.beside.close()
+    met = _met(desk, output.intake, found.table_name, output.change)
+    output.beside = Neighbours(desk.index.storage, met, output.intake.layout)
+    output.shape = replace(output.shape, said=frozenset())
+    return finished
+
+
 def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ingest]:
     """Bring an object as far as its lot; says what became of it and of others on the way."""
+    whole = layout.schema in COMES_WHOLE
+    finished = batch.commit() if whole or batch.names(found.name) else []
     done = desk.index.find(found.sha256, found.table_name)
     if done is not None and done.held is not None:
-        return [done]
-    output, _ = _output(desk, found, batch.table, layout)
-    finished: list[Ingest] = []
+        return [*finished, done]
+    output = (_whole if whole else _output)(desk, found, batch.table, layout)
+    kept = False
     try:
-        if batch.meets(output.intake.span):
-            finished = batch.commit()
-            met = _met(desk, output.intake, found.table_name, output.change)
-            if output.beside is not None:
-                output.beside.close()
-            output.beside = Neighbours(desk.index.storage, met, layout)
-            output.shape = replace(output.shape, said=frozenset())
+        if isinstance(output, Output):
+            finished += _visible(desk, found, batch, output)
         if done is not None:
             return [*finished, _recounted(desk, found, done, output)]
         batch.lots.append(_lot(desk, found, batch.table, output))
-    except BaseException:
-        output.intake.close()
-        raise
+        kept = True
     finally:
         if output.beside is not None:
             output.beside.close()
+        if isinstance(output, Output) and not kept:
+            output.intake.close()
     return [*finished, *(batch.commit() if batch.full else [])]
 
 
@@ -299,7 +250,7 @@ def ingest_many(
     desk = Desk(raw, catalog, index, context, nanoseconds(published), progress)
     found = {sha256: raw.record(sha256) for sha256 in objects}
     done: dict[str, Ingest] = {}
-    by_table = sorted(found.values(), key=lambda f: (f.table_name, f.name))
+    by_table = sorted(found.values(), key=lambda f: (f.table_name, f.name, f.put_ns))
     for name, group in groupby(by_table, key=lambda f: f.table_name):
         resource = parse_table(name)
         index.door.ask("ingest", resource, context=context)

@@ -6,23 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .accounts import Filed, taken_back
 from .corrections import Restatement, Settled, recognise, settle
 from .envelope import Header, open_records
+from .filed import Filed, taken_back
 from .layouts import Layout, partition_of
 from .naming import Names, part_of, steps_of
 from .neighbours import Neighbours, stretch_of
+from .ordering import taken
 from .quarantine import Ward, bar_faults, faults
 from .schemas import FIELDS
-from .spool import ALWAYS, Spool, Window, taken
+from .spool import ALWAYS, Spool, Window
 from .storage import Storage
 from .writing import Shape, as_frame, data_file, write_parquet
 from ..errors import SchemaError
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['CHUNK', 'MANY', 'WINDOW', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'write_out']
+__all__ = ['CHUNK', 'MANY', 'WINDOW', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'Giving',
+           'write_out']
 
 # %% ../../nbs/data/71_intake.ipynb #itk07
 CHUNK = 2 << 20  # bytes of records that are sorted at once
@@ -57,7 +59,9 @@ def _one_venue(chunk: NDArray[np.void], header: Header, seen: set[int]) -> None:
         )
 
 
-def chunks(arrays: Iterator[NDArray[np.void]], dtype: np.dtype[np.void], rows: int) -> Iterator[NDArray[np.void]]:
+def chunks(
+    arrays: Iterator[NDArray[np.void]], dtype: np.dtype[np.void], rows: int
+) -> Iterator[NDArray[np.void]]:
     """Gather records; every chunk is gone when the next one is asked for."""
     held, filled, count = np.empty(rows, f"V{dtype.itemsize}"), 0, 0
     for array in arrays:
@@ -86,7 +90,9 @@ class Intake:
     span: tuple[int, int] | None = None  # first and last event of the sound rows, ns
 
     @classmethod
-    def open(cls, header: Header, layout: Layout, scratch: Path, *, besides: frozenset[str] = frozenset()) -> Intake:
+    def open(
+        cls, header: Header, layout: Layout, scratch: Path, *, besides: frozenset[str] = frozenset()
+    ) -> Intake:
         """An empty one."""
         fields = FIELDS[layout.schema]
         tie = fields.get("sequence") if "sequence" in layout.frame.key else None
@@ -189,7 +195,9 @@ class Output:
         found = bar_faults(window.records, window.cells)
         if (sound := self.intake.ward.put(window.records, window.places, found)) is None:
             return window
-        return window._replace(cells=window.cells[sound], records=window.records[sound], places=window.places[sound])
+        return window._replace(
+            cells=window.cells[sound], records=window.records[sound], places=window.places[sound]
+        )
 
     def batch(self, window: Window, bounds: list[tuple[int, int]], at: int) -> pa.RecordBatch:
         """What is to be written of one window."""
@@ -231,8 +239,16 @@ class Draft:
     files: list[DataFile] = field(default_factory=list)
 
 
+class Giving(Protocol):
+    """What gives out the batches of a delivery."""
+
+    shape: Shape
+
+    def parts(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]: ...
+
+
 def write_out(
-    output: Output,
+    output: Giving,
     table: Table,  # that the files are meant for; nothing is committed
     storage: Storage,
     stem: str,  # what the files are called
@@ -255,7 +271,13 @@ def write_out(
 
 
 def _write(
-    shape: Shape, batches: Iterator[pa.RecordBatch], path: str, part: str, storage: Storage, table: Table, draft: Draft
+    shape: Shape,
+    batches: Iterator[pa.RecordBatch],
+    path: str,
+    part: str,
+    storage: Storage,
+    table: Table,
+    draft: Draft,
 ) -> None:
     """Write one file and describe it."""
     back: list[int] = []
@@ -272,6 +294,4 @@ def _write(
     kept = storage.publish(path, write)
     [written] = made
     draft.filed.append(Filed(path, kept.bytes, kept.sha256, kept.etag, written.account, sum(back)))
-    draft.files.append(
-        data_file(table, f"lake://{path}", partition_of(part), written, kept.bytes, shape.ids)
-    )
+    draft.files.append(data_file(table, f"lake://{path}", partition_of(part), written, kept.bytes, shape.ids))

@@ -97,7 +97,10 @@ def holders(
 ) -> pl.DataFrame:  # HOLDERS: files, files that were replaced, shared files, pins
     """Say which files, tables and pins hold rows of an object."""
     rows = registry.rows(_FILES, r=raw_sha256, n=limit)
-    called = {r["pin_id"]: r["name"] for r in registry.rows("SELECT pin_id, MIN(name) AS name FROM pin_names GROUP BY pin_id")}
+    called = {
+        r["pin_id"]: r["name"]
+        for r in registry.rows("SELECT pin_id, MIN(name) AS name FROM pin_names GROUP BY pin_id")
+    }
     for name in sorted({r["table"] for r in rows}):
         pins = pins_with(registry, name, (r["name"] for r in rows if r["table"] == name))
         rows += [{"kind": "pin", "table": name, "name": n} for n in sorted(called.get(p, p) for p in pins)]
@@ -114,9 +117,17 @@ class Lineage:
     total: int  # objects or holders in all; `rows` may name fewer
 
     def _repr_html_(self) -> str:
-        more = f'<div class="dim">and {self.total - self.rows.height:,} more</div>' if self.total > self.rows.height else ""
+        more = (
+            f'<div class="dim">and {self.total - self.rows.height:,} more</div>'
+            if self.total > self.rows.height
+            else ""
+        )
         head = f'<h1>{escape(self.subject)}</h1><div class="dim">{escape(self.words)}</div>'
-        shown = self.rows.with_columns(pl.col("raw_sha256").str.slice(0, 12)) if "raw_sha256" in self.rows.columns else self.rows
+        shown = (
+            self.rows.with_columns(pl.col("raw_sha256").str.slice(0, 12))
+            if "raw_sha256" in self.rows.columns
+            else self.rows
+        )
         return f'<style>{STYLE}</style><div class="rkq">{head}{table(shown, limit=100)}{more}</div>'
 
     def tree(self) -> str:
@@ -124,7 +135,10 @@ class Lineage:
         lines = [f"{self.subject}: {self.words}"]
         for row in self.rows.iter_rows(named=True):
             lines.append(f"  {_said(row)}")
-        return "\n".join(lines + ([f"  and {self.total - self.rows.height:,} more"] if self.total > self.rows.height else []))
+        return "\n".join(
+            lines
+            + ([f"  and {self.total - self.rows.height:,} more"] if self.total > self.rows.height else [])
+        )
 
 
 def _said(row: Mapping[str, Any]) -> str:
@@ -149,22 +163,33 @@ def _object(registry: Registry, begins: str) -> dict[str, Any]:
         raise not_found("raw object", begins, (r["sha256"][:16] for r in near))
     raise NotFound(f"'{begins}' is not one object: it begins {' and '.join(f['sha256'][:16] for f in found)}")
 
-
+# %% ../../nbs/data/62_lineage.ipynb #lin26
 def _file(registry: Registry, path: str) -> Lineage:
     """Where a lake file came from."""
     held = registry.one("SELECT * FROM lake_files WHERE path = :p", p=path)
     if held is None:
-        near = registry.rows("SELECT path FROM lake_files WHERE path >= :p ORDER BY path LIMIT 3", p=path[: path.rfind("/") + 1])
+        near = registry.rows(
+            "SELECT path FROM lake_files WHERE path >= :p ORDER BY path LIMIT 3",
+            p=path[: path.rfind("/") + 1],
+        )
         raise not_found("lake file", path, (r["path"] for r in near))
-    parts = registry.rows("SELECT raw_sha256, rows FROM file_origins WHERE path = :p ORDER BY raw_sha256", p=path)
+    parts = registry.rows(
+        "SELECT raw_sha256, rows FROM file_origins WHERE path = :p ORDER BY raw_sha256", p=path
+    )
     whole, _ = origins(registry, parse_table(held["table_name"]), limit=100_000)
     came = {r["raw_sha256"]: r["rows"] for r in parts or [held]}
     kept = whole.filter(pl.col("raw_sha256").is_in(list(came))).with_columns(
-        pl.col("raw_sha256").replace_strict(came, return_dtype=pl.Int64).alias("rows"), pl.lit(1, pl.Int64).alias("files")
+        pl.col("raw_sha256").replace_strict(came, return_dtype=pl.Int64).alias("rows"),
+        pl.lit(1, pl.Int64).alias("files"),
     )
-    return Lineage(path, f"{held['rows']:,} rows of {held['table_name']}, from {len(came):,} object{'s' if len(came) != 1 else ''}", kept, len(came))
+    return Lineage(
+        path,
+        f"{held['rows']:,} rows of {held['table_name']}, from {len(came):,} object{'s' if len(came) != 1 else ''}",
+        kept,
+        len(came),
+    )
 
-
+# %% ../../nbs/data/62_lineage.ipynb #lin28
 def lineage(
     registry: Registry,
     thing: str,  # "GLBX.MDP3/trades", the path of a lake file, or 8 to 64 digits of an object's hash
@@ -178,12 +203,26 @@ def lineage(
     if set(thing) <= set("0123456789abcdef") and 8 <= len(thing) <= 64:
         found = _object(registry, thing)
         rows = holders(registry, found["sha256"], limit=limit)
-        return Lineage(f"{found['name']} ({found['sha256'][:12]})", f"{found['bytes']:,} bytes of {found['table_name']}", rows, rows.height)
+        return Lineage(
+            f"{found['name']} ({found['sha256'][:12]})",
+            f"{found['bytes']:,} bytes of {found['table_name']}",
+            rows,
+            rows.height,
+        )
     if thing.count("/") > 1:
         return _file(registry, thing)
     name = parse_table(thing)
     if registry.one("SELECT table_name FROM lake_files WHERE table_name = :t LIMIT 1", t=name.table) is None:
-        raise not_found("table", name.table, (r["t"] for r in registry.rows("SELECT DISTINCT table_name AS t FROM lake_tables")))
+        raise not_found(
+            "table",
+            name.table,
+            (r["t"] for r in registry.rows("SELECT DISTINCT table_name AS t FROM lake_tables")),
+        )
     of = Resource(name.dataset, name.schema, symbols=tuple(symbols), start=start, end=end)
     frame, total = origins(registry, of, limit=limit)
-    return Lineage(name.table, f"{int(frame['rows'].sum()):,} rows from {total:,} object{'s' if total != 1 else ''}", frame, total)
+    return Lineage(
+        name.table,
+        f"{int(frame['rows'].sum()):,} rows from {total:,} object{'s' if total != 1 else ''}",
+        frame,
+        total,
+    )

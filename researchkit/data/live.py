@@ -26,7 +26,7 @@ from .segments import Feed
 from .shelving import Shelf, recorded, unheard
 from .spending import sized
 from .tape import Tape
-from ..security.durable import make_folder
+from ..security.durable import make_folder, sweep_temporary
 
 if TYPE_CHECKING:
     from researchkit.data.lake import Lake
@@ -239,6 +239,7 @@ class Recorder(Ways):
                 raw=self._raw, lake=self._lake, registry=self._registry, folder=place, context=context
             )
             tape = Tape(place, feed, shelf, most_time=limits.journal)
+            sweep_temporary(place)
             tape.home()
             count = _Count(tape, shelf, progress)
             listening = _Listening(tape, count, limits, self, context)

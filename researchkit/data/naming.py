@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,8 @@ class _Table(NamedTuple):
         """The code of each instrument."""
         if self.direct.size:
             near = np.minimum(instruments - self.numbers[0], len(self.direct) - 1)
-            return self.direct[near]
+            found: Ints = self.direct[near]
+            return found
         at = np.minimum(np.searchsorted(self.numbers, instruments), len(self.numbers) - 1)
         return np.where(self.numbers[at] == instruments, self.codes[at], NO_SYMBOL)
 
@@ -140,7 +141,8 @@ def part_of(
 ) -> str:  # "day=2024-03-01/bucket=07"
     """The name of the partition that a cell belongs to."""
     step, code = divmod(cell, max(1, len(names.symbols)))
-    found = f"{layout.step}={np.datetime64(step, layout.step[0].upper())}"
+    unit: Any = layout.step[0].upper()
+    found = f"{layout.step}={np.array(step).astype(f'datetime64[{unit}]')}"
     if not layout.buckets:
         return found
     return f"{found}/bucket={names.bucket[code]:0{len(str(layout.buckets - 1))}}"

@@ -57,10 +57,13 @@ class Stretch:
     symbols: tuple[str, ...]  # sorted
     first: int = ALWAYS  # ns; rows of the first symbol before it are not in it
     last: int | None = None  # ns; rows of the last symbol from it on are not in it
+    everything: bool = False  # the whole partition, whatever its symbols
 
     @property
     def holds(self) -> pl.Expr:
         """Which stored rows lie in it."""
+        if self.everything:
+            return pl.lit(value=True)
         rule = pl.col("symbol").is_in(list(self.symbols))
         if self.first != ALWAYS:
             rule &= (pl.col("symbol") != self.symbols[0]) | (pl.col("ts_event") >= self.first)
@@ -88,7 +91,7 @@ def step_in(path: str) -> int:
     """The partition in time that a file belongs to, from its name."""
     word = next(w for w in PurePosixPath(path).parts if w.split("=")[0] in ("day", "month", "year"))
     unit, _, text = word.partition("=")
-    return int(np.datetime64(text, unit[0].upper()).astype(np.int64))
+    return int(np.array(text, f"datetime64[{unit[0].upper()}]").astype(np.int64))
 
 
 def _ends(group: pq.RowGroupMetaData, column: int) -> tuple[Any, Any] | None:
@@ -122,7 +125,7 @@ class Neighbours:
         found = []
         for g in range(file.metadata.num_row_groups):
             ends = _ends(file.metadata.row_group(g), at["symbol"])
-            if ends is None or (ends[0] <= of.symbols[-1] and ends[1] >= of.symbols[0]):
+            if of.everything or ends is None or (ends[0] <= of.symbols[-1] and ends[1] >= of.symbols[0]):
                 found.append(g)
         return found
 
@@ -130,7 +133,7 @@ class Neighbours:
         """Every version of every row of a stretch."""
         empty = pl.DataFrame(schema=self._kinds | {FILE: pl.String()})
         found = [empty]
-        for path in self.paths if of.symbols else ():
+        for path in self.paths if of.symbols or of.everything else ():
             if step_in(path) != of.step or not (groups := self._groups(path, of)):
                 continue
             file, at = self._file(path)
@@ -140,7 +143,7 @@ class Neighbours:
                 assert isinstance(part, pl.DataFrame)
                 missing = [pl.lit(None, k).alias(n) for n, k in self._kinds.items() if n not in at]
                 part = part.filter(of.holds).with_columns(*missing, pl.lit(path).alias(FILE))
-                found.append(part.select(empty.columns).cast(dict(empty.schema)))
+                found.append(part.select(empty.columns).cast(pl.Schema(empty.schema)))
         return pl.concat(found)
 
     def bounds(self, names: Names) -> list[tuple[int, int]]:

@@ -101,12 +101,16 @@ class OpenHours:
     start: date  # inclusive
     end: date  # exclusive
 
-    def due(self) -> pl.DataFrame:  # month (yyyymm) Int32, days UInt32: bits of the days on which rows are expected
+    def due(
+        self,
+    ) -> pl.DataFrame:  # month (yyyymm) Int32, days UInt32: bits of the days on which rows are expected
         """Mark the days that owe a row."""
         first = (self.start - date(1970, 1, 1)).days
         edges = (np.arange(first, first + (self.end - self.start).days + 1) * _DAY_NS).astype(np.int64)
         open_ns = np.diff(self.regular.elapsed(edges))
-        days = pl.DataFrame({"day": pl.Series(edges[:-1][open_ns > _DUE_NS] // _DAY_NS).cast(pl.Int32).cast(pl.Date)})
+        days = pl.DataFrame(
+            {"day": pl.Series(edges[:-1][open_ns > _DUE_NS] // _DAY_NS).cast(pl.Int32).cast(pl.Date)}
+        )
         bit = pl.lit(2, pl.Int64).pow(pl.col("day").dt.day() - 1).cast(pl.UInt32).alias("days")
         month = (pl.col("day").dt.year() * 100 + pl.col("day").dt.month()).cast(pl.Int32).alias("month")
         return days.select(month, bit).group_by("month").agg(pl.col("days").bitwise_or()).sort("month")
@@ -135,4 +139,6 @@ def open_hours(
     plan = sessions(venue.calendar, first - timedelta(days=2), end + timedelta(days=2))
     opens, closes = _edges(plan)
     before, after = (d // timedelta(microseconds=1) * 1000 for d in (venue.before, venue.after))
-    return OpenHours(venue.calendar, _joined(opens, closes), _joined(opens - before, closes + after), first, end)
+    return OpenHours(
+        venue.calendar, _joined(opens, closes), _joined(opens - before, closes + after), first, end
+    )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +23,7 @@ from ..frames import INSTANT, PRICE
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyiceberg.catalog.sql import SqlCatalog
-    from pyiceberg.manifest import DataFile
     from pyiceberg.schema import Schema as IcebergSchema
-    from pyiceberg.table import Table
 
 # %% auto #0
 __all__ = ['REASONS', 'Codes', 'LIMIT', 'ENDING', 'faults', 'bar_faults', 'Ward', 'ward_of', 'ward_batch', 'ward_schema']
@@ -123,13 +119,16 @@ class Ward:
         self._spool, self._words = spool, words
         self.seen = 0  # rows of the object, sound ones included
 
-    def put(self, records: NDArray[np.void], places: NDArray[np.int64], found: Codes | None) -> Codes | None:
+    def put(
+        self, records: NDArray[np.void], places: NDArray[np.int64], found: Codes | None
+    ) -> NDArray[np.bool_] | None:
         """Put rows aside; says which are sound, None when all are."""
         if found is None:
             return None
         bad = found > 0
         self._spool.add(found[bad].astype(np.int64), records[bad], places[bad])
-        return found == 0
+        sound: NDArray[np.bool_] = found == 0
+        return sound
 
     @property
     def rows(self) -> int:
@@ -199,7 +198,11 @@ def ward_batch(
     rows = len(records)
     columns |= {
         name: pl.Series(values, dtype=pl.String).to_arrow().cast("string")
-        for name, values in (("symbol", symbols), ("reason", [reason] * rows), ("raw_sha256", [raw_sha256] * rows))
+        for name, values in (
+            ("symbol", symbols),
+            ("reason", [reason] * rows),
+            ("raw_sha256", [raw_sha256] * rows),
+        )
     }
     columns["ordinal"] = pl.Series(places).to_arrow()
     return pa.RecordBatch.from_pydict(columns)

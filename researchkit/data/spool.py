@@ -14,68 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .ordering import Ints, Records, in_order, taken
 from ..errors import WorkspaceError
 from ..security.durable import make_folder
 
 # %% auto #0
-__all__ = ['Ints', 'Records', 'Keys', 'FENCE', 'ALWAYS', 'in_order', 'Run', 'Window', 'Inlet', 'taken', 'Plan', 'Spool']
-
-# %% ../../nbs/data/33_spool.ipynb #spo07
-Ints = NDArray[np.int64]
-Records = NDArray[np.void]
-Keys = Sequence[NDArray[Any]]
-
-
-def _together(cells: Ints) -> Ints:  # row numbers
-    """Put equal cells together, in their order, and keep the order inside each."""
-    low, high = int(cells.min()), int(cells.max())
-    if low == high:
-        return np.arange(len(cells))
-    near = (cells - low).astype(np.uint16) if high - low < 1 << 16 else cells
-    return np.argsort(near, kind="stable")
-
-
-def _wrong(cells: Ints, keys: Keys) -> NDArray[np.bool_]:  # shape (n - 1,)
-    """Which row is smaller than the one before it, in the same cell."""
-    tied = cells[1:] == cells[:-1]
-    wrong = np.zeros(len(tied), np.bool_)
-    for key in keys:
-        wrong |= tied & (key[1:] < key[:-1])
-        tied &= key[1:] == key[:-1]
-    return wrong
-
-
-def _sorted(keys: Keys) -> Ints:
-    """Sort one cell's rows, the least key first, comparing only where it is needed."""
-    order = np.arange(len(keys[0]))
-    for key in reversed(keys):
-        now = key[order]
-        if (now[1:] < now[:-1]).any():
-            order = order[np.argsort(now, kind="stable")]
-    return order
-
-# %% ../../nbs/data/33_spool.ipynb #spo09
-_MANY = 1_000  # cells out of order from which one sort of everything is cheaper
-
-
-def in_order(
-    cells: Ints,  # shape (n,), n ≥ 1
-    keys: Keys,  # what else counts, the most important first, each of shape (n,)
-) -> Ints:  # the row numbers in order
-    """Sort by cell and keys; cheap when the rows of a cell nearly are in order. Stable."""
-    order = _together(cells)
-    found = cells[order]
-    wrong = _wrong(found, [key[order] for key in keys])
-    if not wrong.any():
-        return order
-    cells_wrong = np.unique(found[1:][wrong])
-    if len(cells_wrong) > _MANY:
-        return np.lexsort((*reversed(keys), cells))
-    starts = np.searchsorted(found, cells_wrong, "left")
-    for start, end in zip(starts, np.searchsorted(found, cells_wrong, "right"), strict=True):
-        run = order[start:end]
-        order[start:end] = run[_sorted([key[run] for key in keys])]
-    return order
+__all__ = ['FENCE', 'ALWAYS', 'Run', 'Window', 'Inlet', 'Plan', 'Spool']
 
 # %% ../../nbs/data/33_spool.ipynb #spo13
 FENCE = 1_024
@@ -104,7 +48,8 @@ class Window(NamedTuple):
 def _fences(cells: Ints, times: Ints) -> tuple[NDArray[np.void], Ints]:  # and where each cell begins
     """Fence a run."""
     starts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
-    at = np.union1d(starts, np.arange(0, len(cells), FENCE))
+    ends = np.append(starts[1:], len(cells)) - 1
+    at = np.unique(np.concatenate((starts, ends, np.arange(0, len(cells), FENCE))))
     fences = np.empty(len(at), _FENCES)
     fences["cell"], fences["time"], fences["row"] = cells[at], times[at], at
     return fences, starts
@@ -209,14 +154,6 @@ class Inlet:
         """Give the space back."""
         self._tape.close()
 
-
-def taken(records: Records, order: Ints) -> Records:
-    """The records in another order; copied as blocks of bytes, which is several times faster than field by field."""
-    size = records.dtype.itemsize
-    blocks = np.ascontiguousarray(records).view(f"V{size}")
-    found: Records = blocks.take(order).view(records.dtype)
-    return found
-
 # %% ../../nbs/data/33_spool.ipynb #spo24
 ALWAYS = -(2**63)  # before every instant
 _TABLE = 1 << 21  # row numbers held in memory at once: one a run and window
@@ -259,16 +196,13 @@ class Plan(Inlet):
         return self._tape.get(_FENCES, run.fences, run.at + run.rows * (self.dtype.itemsize + 8))
 
 # %% ../../nbs/data/33_spool.ipynb #spo27
-def _rows_before(fences: NDArray[np.void], rows: int, bounds: Sequence[tuple[int, int]]) -> Ints:
-    """Of each bound, how many rows of a run surely lie before it: up to the last fence that does."""
-    after = np.searchsorted(fences["cell"], [cell for cell, _ in bounds])
-    at = np.append(fences["row"].astype(np.int64), rows)[after]
-    for i, (cell, time) in enumerate(bounds):
-        if time != ALWAYS:
-            start, end = np.searchsorted(fences["cell"], [cell, cell + 1])
-            inside = start + int(np.searchsorted(fences["time"][start:end], time))
-            at[i] = fences["row"][inside - 1] if inside > start else at[i]
-    return at
+def _between(fences: NDArray[np.void], rows: int, bound: tuple[int, int]) -> tuple[int, int]:
+    """Between which rows of a run a window begins; twice the same where the fences say it."""
+    cell, time = bound
+    start, end = np.searchsorted(fences["cell"], [cell, cell + 1])
+    inside = start + int(np.searchsorted(fences["time"][start:end], time))
+    high = int(fences["row"][inside]) if inside < len(fences) else rows
+    return (high if inside in (start, end) else int(fences["row"][inside - 1]) + 1), high
 
 
 class Spool(Plan):
@@ -276,15 +210,16 @@ class Spool(Plan):
 
     def _cuts(self, run: Run, bounds: Sequence[tuple[int, int]]) -> Ints:
         """The row of a run at which each window begins."""
-        at = _rows_before(self._fences(run), run.rows, bounds)
-        size = self.dtype.itemsize
-        for i, (cell, time) in enumerate(bounds):
-            if time != ALWAYS and (rows := min(FENCE, run.rows - int(at[i]))):
-                start = int(at[i])
-                block = self._tape.get(self.dtype, rows, run.at + start * size)
-                cells = self._tape.get(_CELL, rows, run.at + run.rows * size + start * 4).astype(np.int64)
-                before = (cells + run.low == cell) & (block[self.time].astype(np.int64) < time)
-                at[i] = start + int(before.sum())
+        fences, size = self._fences(run), self.dtype.itemsize
+        after = np.searchsorted(fences["cell"], [cell for cell, _ in bounds])
+        at = np.append(fences["row"].astype(np.int64), run.rows)[after]
+        for i, bound in enumerate(bounds):
+            if bound[1] != ALWAYS:
+                low, high = _between(fences, run.rows, bound)
+                times = self._tape.get(self.dtype, high - low, run.at + low * size)[self.time].astype(
+                    np.int64
+                )
+                at[i] = low + int(np.searchsorted(times, bound[1]))
         return at
 
     def windows(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Window]:
@@ -299,16 +234,24 @@ class Spool(Plan):
                 cuts = np.column_stack((cuts, np.array([run.rows for run in self._runs], np.uint32)))
             for w, start in enumerate(near[:some]):
                 found = np.flatnonzero(cuts[:, w + 1] > cuts[:, w])
-                yield self._merged([(self._runs[i], int(cuts[i, w]), int(cuts[i, w + 1])) for i in found], start)
+                yield self._merged(
+                    [(self._runs[i], int(cuts[i, w]), int(cuts[i, w + 1])) for i in found], start
+                )
 
     def _merged(self, parts: Sequence[tuple[Run, int, int]], start: tuple[int, int]) -> Window:
         """Put stretches of runs in order."""
         rows, size, at = sum(end - first for _, first, end in parts), self.dtype.itemsize, 0
-        cells, places, records = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, self.dtype)
+        cells, places, records = (
+            np.empty(rows, np.int64),
+            np.empty(rows, np.int64),
+            np.empty(rows, self.dtype),
+        )
         for run, first, end in parts:
             here, near = slice(at, at + end - first), run.at + run.rows * size + first * _CELL.itemsize
             cells[here] = self._tape.get(_CELL, end - first, near) + np.int64(run.low)
-            places[here] = self._tape.get(_PLACE, end - first, near + run.rows * _CELL.itemsize) + np.int64(run.first)
+            places[here] = self._tape.get(_PLACE, end - first, near + run.rows * _CELL.itemsize) + np.int64(
+                run.first
+            )
             self._tape.fill(records[here], run.at + first * size)
             at = here.stop
         if not rows:

@@ -95,7 +95,11 @@ def _hits(rows: pl.DataFrame, checks: tuple[Check, ...]) -> pl.DataFrame:
     found = [pl.DataFrame(schema=HITS)]
     for check in checks:
         size = pl.lit(None, pl.Float64) if check.size is None else check.size.cast(pl.Float64)
-        hit = rows.lazy().filter(check.hit.fill_null(value=False)).select("symbol", "ts_event", _MONTH, worst=size)
+        hit = (
+            rows.lazy()
+            .filter(check.hit.fill_null(value=False))
+            .select("symbol", "ts_event", _MONTH, worst=size)
+        )
         groups = hit.group_by("symbol", "month").agg(*_KEPT, pl.col("worst").max()).collect()
         found.append(groups.with_columns(check=pl.lit(check.name)).select(*HITS))
     return pl.concat(found)
@@ -103,7 +107,9 @@ def _hits(rows: pl.DataFrame, checks: tuple[Check, ...]) -> pl.DataFrame:
 
 def _cover(rows: pl.DataFrame) -> pl.DataFrame:
     """Count the rows of each symbol and month, and mark their days."""
-    days = rows.group_by("symbol", pl.col("ts_event").dt.truncate("1d")).agg(pl.len().cast(pl.Int64).alias("rows"))
+    days = rows.group_by("symbol", pl.col("ts_event").dt.truncate("1d")).agg(
+        pl.len().cast(pl.Int64).alias("rows")
+    )
     bit = pl.lit(2, pl.Int64).pow(pl.col("ts_event").dt.day() - 1).cast(pl.UInt32).alias("days")
     marked = days.select("symbol", _MONTH, "rows", bit)
     return marked.group_by("symbol", "month").agg(pl.col("rows").sum(), pl.col("days").bitwise_or())
@@ -122,9 +128,17 @@ def _spread(rows: pl.DataFrame, measures: tuple[Measure, ...]) -> pl.DataFrame:
     x = pl.col("x")
     place = (x.abs() / TINY).log(WIDTH).ceil().clip(1) * x.sign()
     for measure in measures:
-        values = rows.lazy().select("symbol", "ts_event", measure.value.cast(pl.Float64).alias("x")).filter(x.is_finite())
+        values = (
+            rows.lazy()
+            .select("symbol", "ts_event", measure.value.cast(pl.Float64).alias("x"))
+            .filter(x.is_finite())
+        )
         binned = values.with_columns(pl.when(x == 0).then(0.0).otherwise(place).cast(pl.Int16).alias("bin"))
-        groups = binned.group_by("symbol", "bin").agg(*_KEPT, x.min().alias("least"), x.max().alias("most")).collect()
+        groups = (
+            binned.group_by("symbol", "bin")
+            .agg(*_KEPT, x.min().alias("least"), x.max().alias("most"))
+            .collect()
+        )
         found.append(groups.with_columns(measure=pl.lit(measure.name, pl.Categorical())).select(*SPREAD))
     return pl.concat(found)
 
@@ -201,7 +215,9 @@ def merged(
     hits, spread = _border(a.last, b.first, plan)
     sums = [[a.hits, b.hits, hits], [a.cover, b.cover], [a.spread, b.spread, spread]]
     totals = [_added(parts, keys).sort(keys) for parts, keys in zip(sums, _KEYS, strict=True)]
-    return Tally(totals[0], totals[1], totals[2], _edges(a.first, b.first, "first"), _edges(a.last, b.last, "last"))
+    return Tally(
+        totals[0], totals[1], totals[2], _edges(a.first, b.first, "first"), _edges(a.last, b.last, "last")
+    )
 
 # %% ../../nbs/data/59_tally.ipynb #tly28
 _LEAST = 1_000_000  # counts that may wait before they are added
@@ -230,7 +246,7 @@ class _Pile:
         self._add_up()
         return self._parts[0].sort(self._keys)
 
-
+# %% ../../nbs/data/59_tally.ipynb #tly37
 class Fold:
     """Adds up batches as they come."""
 
@@ -252,7 +268,10 @@ class Fold:
             hits, spread = _border(self._last, seen.first, self.plan)
             self._hits.add(hits)
             self._spread.add(spread)
-            self._first, self._last = _edges(self._first, seen.first, "first"), _edges(self._last, seen.last, "last")
+            self._first, self._last = (
+                _edges(self._first, seen.first, "first"),
+                _edges(self._last, seen.last, "last"),
+            )
         self._hits.add(seen.hits)
         self._cover.add(seen.cover)
         self._spread.add(seen.spread)
@@ -274,7 +293,9 @@ def quantile(
     """Look up one quantile of each symbol."""
     if not 0 <= q <= 1:
         raise ValueError(f"q must lie between 0 and 1, got {q}")
-    bins = spread.filter(pl.col("measure") == measure, (pl.col("bin") > 0) | pl.lit(not positive)).sort("symbol", "bin")
+    bins = spread.filter(pl.col("measure") == measure, (pl.col("bin") > 0) | pl.lit(not positive)).sort(
+        "symbol", "bin"
+    )
     total = pl.col("rows").sum().over("symbol")
     reached = pl.col("rows").cum_sum().over("symbol") >= (q * total).clip(1)
     inside = q * total - (pl.col("rows").cum_sum().over("symbol") - pl.col("rows"))  # how far into its bin

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
-    from researchkit.data.accounts import Filed
+    from researchkit.data.filed import Filed
 
 # %% ../../nbs/data/40_upkeep.ipynb #upk08
 Told = Callable[[int, int], object]  # how many of how many are done
@@ -134,7 +134,7 @@ class Compacting(Attended):
 
     def _written(self, table: Table, layout: Layout, group: Group, path: str) -> tuple[Filed, DataFile]:
         """Write the merged file, and describe it for the index and for Iceberg."""
-        from researchkit.data.accounts import Filed, taken_back
+        from researchkit.data.filed import Filed, taken_back
         from researchkit.data.merging import merged
         from researchkit.data.writing import Shape, Written, data_file, write_parquet
 

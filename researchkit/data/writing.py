@@ -5,7 +5,7 @@
 # %% ../../nbs/data/34_writing.ipynb #wri03
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,12 +14,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from .columns import coded, columns_of, number, plain, words_of
 from .envelope import Header
-from .layouts import DAY, RETRACTED, Layout, stored_columns
+from .layouts import DAY, Layout, stored_columns
 from .naming import DAY_NS, Names
-from .schemas import FIELDS
 from .spool import Window
-from ..frames import INSTANT, PRICE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,129 +28,7 @@ if TYPE_CHECKING:
     from pyiceberg.typedef import Record
 
 # %% auto #0
-__all__ = ['plain', 'always_said', 'columns_of', 'Shape', 'as_frame', 'Account', 'Written', 'write_parquet', 'data_file']
-
-# %% ../../nbs/data/34_writing.ipynb #wri07
-_NO_PRICE, _NO_TIME = 2**63 - 1, 2**64 - 1
-
-
-def _mask(missing: NDArray[np.bool_]) -> pa.Buffer | None:
-    """The bitmap of what is there; None when everything is."""
-    import pyarrow as pa
-
-    return pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-
-
-def _price(values: NDArray[Any]) -> pa.Array:
-    """Multiples of 1e-9, in range, as decimals."""
-    import pyarrow as pa
-
-    whole = np.ascontiguousarray(values)
-    mask = _mask(whole == _NO_PRICE) if whole.size and whole.max() == _NO_PRICE else None
-    if mask is not None:
-        whole = np.where(whole == _NO_PRICE, 0, whole)
-    return pa.Array.from_buffers(pa.decimal64(18, 9), len(whole), [mask, pa.py_buffer(whole)])
-
-
-def _number(values: NDArray[Any]) -> pa.Array:
-    """Any integer as a 64-bit one."""
-    import pyarrow as pa
-
-    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values.astype(np.int64))])
-
-
-def plain(array: pa.Array) -> NDArray[Any]:
-    """The values of an integer column without nulls, not copied."""
-    kind = np.dtype(str(array.type))
-    return np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]
-
-
-def _words(words: Sequence[str]) -> pa.Array:
-    """Texts, none of them null."""
-    return pl.Series(words, dtype=pl.String).to_arrow().cast("string")
-
-
-def _coded(codes: NDArray[np.int32], words: Sequence[str]) -> pa.Array:
-    """Texts as numbers into a list of them."""
-    import pyarrow as pa
-
-    places = pa.Array.from_buffers(pa.int32(), len(codes), [None, pa.py_buffer(codes)])
-    return pa.DictionaryArray.from_arrays(places, _words(words))
-
-
-def _instant(values: NDArray[Any]) -> pa.Array:
-    """Nanoseconds; null where undefined."""
-    import pyarrow as pa
-
-    whole = values.astype(np.int64)
-    mask = _mask(whole == -1) if whole.size and whole.min() == -1 else None
-    return pa.Array.from_buffers(pa.int64(), len(whole), [mask, pa.py_buffer(whole)])
-
-
-def _letter(values: NDArray[Any]) -> pa.Array:
-    """Single characters, of which there are few."""
-    codes = np.ascontiguousarray(values).view(np.uint8)
-    seen = np.zeros(256, np.bool_)
-    seen[codes] = True
-    there = np.flatnonzero(seen)
-    place = np.zeros(256, np.int32)
-    place[there] = np.arange(len(there))
-    words = [bytes([c]).rstrip(b"\0").decode("ascii", "replace") for c in there.tolist()]
-    return _coded(place[codes], words)
-
-# %% ../../nbs/data/34_writing.ipynb #wri10
-_RARE = ("definition", "statistics", "status", "imbalance")
-
-
-def _lying(array: pa.Array) -> pa.Array:
-    """A typed column as it lies in the lake."""
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(array.type):
-        return array.cast(pa.int64())
-    if pa.types.is_decimal(array.type):
-        return array.cast(pa.decimal128(18, 9)).cast(pa.decimal64(18, 9))
-    if pa.types.is_string(array.type):
-        return array.dictionary_encode()
-    return array.cast(pa.int64())
-
-
-def _kind(want: object, dtype: np.dtype[Any]) -> Callable[[NDArray[Any]], pa.Array]:
-    """How a field of a common record is turned into a column."""
-    if want == PRICE:
-        return _price
-    if want == INSTANT:
-        return _instant
-    return _letter if dtype.kind == "S" else _number
-
-
-def always_said(layout: Layout, dtype: np.dtype[np.void]) -> frozenset[str]:
-    """The vendor columns that common records have a value for in any case; a column without nulls is written faster."""
-    if layout.schema in _RARE:
-        return frozenset()
-    fields, there = FIELDS[layout.schema], dtype.names or ()
-    return frozenset(n for n, k in layout.vendor.items() if k not in (PRICE, INSTANT) and fields[n] in there)
-
-
-def columns_of(
-    records: NDArray[np.void],  # of one schema, every row sound
-    header: Header,
-    layout: Layout,
-) -> dict[str, pa.Array]:  # those columns of the layout that the record has a field for
-    """Turn records into stored columns."""
-    fields = FIELDS[layout.schema]
-    wants = layout.frame.columns | layout.vendor
-    if layout.schema in _RARE:
-        from researchkit.data.typed import typed
-
-        found = typed(records, header)
-        return {name: _lying(found.column(field)) for name, field in fields.items() if name in wants}
-    there = records.dtype.names or ()
-    return {
-        name: _kind(wants[name], records.dtype[field])(records[field])
-        for name, field in fields.items()
-        if name in wants and field in there
-    }
+__all__ = ['Shape', 'as_frame', 'Account', 'Written', 'write_parquet', 'data_file']
 
 # %% ../../nbs/data/34_writing.ipynb #wri13
 def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
@@ -159,7 +36,7 @@ def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
-        return pa.DictionaryArray.from_arrays(pa.nulls(rows, kind.index_type), _words([]))
+        return pa.DictionaryArray.from_arrays(pa.nulls(rows, kind.index_type), words_of([]))
     return pa.nulls(rows, kind)
 
 
@@ -169,7 +46,7 @@ def _days(times: NDArray[np.int64]) -> pa.Array:
 
     first, last = (int(t) // DAY_NS for t in (times.min(), times.max())) if len(times) else (0, 0)
     days = times // DAY_NS if first != last else np.full(len(times), first)
-    return _number(days * (DAY_NS // 1_000)).view(pa.timestamp("us", "UTC"))
+    return number(days * (DAY_NS // 1_000)).view(pa.timestamp("us", "UTC"))
 
 
 @dataclass(frozen=True)
@@ -190,13 +67,21 @@ class Shape:
         """The Arrow schema of every batch."""
         import pyarrow as pa
 
-        kinds = {pl.String: pa.dictionary(pa.int32(), pa.string()), pl.Boolean: pa.bool_(), pl.Float64: pa.float64()}
+        kinds = {
+            pl.String: pa.dictionary(pa.int32(), pa.string()),
+            pl.Boolean: pa.bool_(),
+            pl.Float64: pa.float64(),
+        }
         fields = []
         for name, kind in stored_columns(self.layout).items():
             if isinstance(kind, pl.Datetime):
                 found = pa.timestamp("us", "UTC")
             else:
-                found = pa.decimal64(18, 9) if isinstance(kind, pl.Decimal) else kinds.get(kind.base_type(), pa.int64())
+                found = (
+                    pa.decimal64(18, 9)
+                    if isinstance(kind, pl.Decimal)
+                    else kinds.get(kind.base_type(), pa.int64())
+                )
             ident = {"PARQUET:field_id": str(self.ids[name])}
             fields.append(pa.field(name, found, nullable=name not in self.needed, metadata=ident))
         return pa.schema(fields)
@@ -221,10 +106,10 @@ class Shape:
         found[DAY] = _days(plain(found["ts_event"]))
         count = max(1, len(names.symbols))  # a window never spans two partitions
         codes = (window.cells - window.cells[:1] // count * count).astype(np.int32)
-        found["symbol"] = _coded(codes, names.symbols)
-        found["ordinal"] = _number(window.places)
+        found["symbol"] = coded(codes, names.symbols)
+        found["ordinal"] = number(window.places)
         if "sequence" in self.layout.frame.key and "sequence" not in found:
-            found["sequence"] = _number(np.zeros(rows, np.int64))
+            found["sequence"] = number(np.zeros(rows, np.int64))
         arrays = [found[f.name] if f.name in found else _nothing(f.type, rows) for f in self.schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
@@ -249,9 +134,7 @@ def as_frame(batch: pa.RecordBatch) -> pl.DataFrame:
     """A batch as a frame of stored columns, texts as texts."""
     import pyarrow as pa
 
-    arrays = [
-        a.cast(pa.string()) if pa.types.is_dictionary(a.type) else a for a in batch.columns
-    ]
+    arrays = [a.cast(pa.string()) if pa.types.is_dictionary(a.type) else a for a in batch.columns]
     found = pl.from_arrow(pa.RecordBatch.from_arrays(arrays, names=batch.schema.names))
     assert isinstance(found, pl.DataFrame)
     return found
@@ -276,7 +159,9 @@ class Account:
         ends = np.append(starts[1:], len(codes))
         lows, highs = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
         self.rows += len(codes)
-        for word, start, end, low, high in zip(words, starts, ends, lows.tolist(), highs.tolist(), strict=True):
+        for word, start, end, low, high in zip(
+            words, starts, ends, lows.tolist(), highs.tolist(), strict=True
+        ):
             rows, first, last = self.symbols.get(word, (0, low, high))
             self.symbols[word] = rows + int(end - start), min(first, low), max(last, high)
             self._month(word, times[start:end], low, high)
@@ -344,7 +229,7 @@ def write_parquet(
     return Written(footer[0], account)
 
 # %% ../../nbs/data/34_writing.ipynb #wri24
-def _bounds(written: Written, ids: Mapping[str, int]) -> dict[str, dict[int, bytes]]:
+def _bounds(written: Written, ids: Mapping[str, int]) -> dict[str, Any]:
     """The least and the greatest value of the columns that readers ask by, as Iceberg spells them."""
     from pyiceberg.conversions import to_bytes
     from pyiceberg.types import LongType, StringType, TimestamptzType
@@ -352,7 +237,7 @@ def _bounds(written: Written, ids: Mapping[str, int]) -> dict[str, dict[int, byt
     first, last = written.account.span
     symbols = sorted(written.account.symbols)
     days = [t // DAY_NS * (DAY_NS // 1_000) for t in (first, last)]
-    ends = {DAY: (TimestamptzType(), days), "ts_event": (LongType(), [first, last]),
+    ends: dict[str, tuple[Any, list[Any]]] = {DAY: (TimestamptzType(), days), "ts_event": (LongType(), [first, last]),
             "symbol": (StringType(), [symbols[0], symbols[-1]])}  # fmt: skip
     found = {ids[n]: [to_bytes(kind, v) for v in values] for n, (kind, values) in ends.items()}
     return {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -101,19 +101,14 @@ def _without(ws: Workspace, table: str, gone: set[str]) -> None:
 
 def _recount(ws: Workspace, table: str, paths: Sequence[str]) -> None:
     """Let the index of symbols and months say what the table holds now."""
-    from researchkit.data.accounts import month_rows, refound
+    from researchkit.data.filed import gained, month_rows, refound
     from researchkit.data.registry import insert
 
     query = "SELECT symbol, words FROM lake_symbols WHERE table_name = :t"
     words = {r["symbol"]: r["words"] for r in ws.registry.rows(query, t=table)}
-    files, found = [refound(ws._lake.storage, path) for path in paths], dict[str, dict[str, Any]]()
-    for symbol, (rows, first, last) in (s for f in files for s in sorted(f.account.symbols.items())):
-        was = found.get(symbol, {"rows": 0, "first_ns": first, "last_ns": last})
-        found[symbol] = {
-            "table_name": table, "symbol": symbol, "words": words.get(symbol, ""), "rows": was["rows"] + rows,
-            "first_ns": min(first, was["first_ns"]), "last_ns": max(last, was["last_ns"]),
-        }  # fmt: skip
-    held = {"lake_symbols": [found[s] for s in sorted(found)], "lake_months": month_rows(files, table)}
+    files = [refound(ws._lake.storage, path) for path in paths]
+    symbols = [r | {"words": words.get(r["symbol"], "")} for r in gained(files, table)]
+    held = {"lake_symbols": symbols, "lake_months": month_rows(files, table)}
     cleared = [(f"DELETE FROM {name} WHERE table_name = :t", [{"t": table}]) for name in held]
     ws.registry.write(*cleared, *((insert(name, rows[0]), rows) for name, rows in held.items() if rows))
 

@@ -28,11 +28,17 @@ def grid(
 ) -> tuple[list[str], list[int], NDArray[np.float64]]:  # symbols, months, rows of shape (symbols, months)
     """Lay rows out by symbol and month; `ValueError` for nothing or too much."""
     if coverage.is_empty():
-        raise ValueError("there is no coverage to draw: the table has no rows, or was brought in before months were counted")
-    first = coverage.group_by("symbol").agg(pl.col("month").min().alias("since"), pl.col("month").max().alias("until"))
+        raise ValueError(
+            "there is no coverage to draw: the table has no rows, or was brought in before months were counted"
+        )
+    first = coverage.group_by("symbol").agg(
+        pl.col("month").min().alias("since"), pl.col("month").max().alias("until")
+    )
     symbols = first.sort("since", "until", "symbol")["symbol"].to_list()
     if len(symbols) > MOST:
-        raise ValueError(f"a picture shows at most {MOST} symbols, got {len(symbols)}: name some, or set a limit")
+        raise ValueError(
+            f"a picture shows at most {MOST} symbols, got {len(symbols)}: name some, or set a limit"
+        )
     count = pl.col("month") // 100 * 12 + pl.col("month") % 100 - 1
     low, high = coverage.select(a=count.min(), b=count.max()).row(0)
     months = [n // 12 * 100 + n % 12 + 1 for n in range(low, high + 1)]
@@ -59,7 +65,14 @@ def coverage_map(
     colours.set_bad("white")
     shade = np.ma.masked_where(values == 0, np.log10(np.maximum(values, 1)))
     high = float(shade.max())
-    ax.pcolormesh(shade, cmap=colours, vmin=min(float(shade.min()), high - 1), vmax=high, edgecolors="white", linewidth=0.8 if len(months) <= 120 else 0)
+    ax.pcolormesh(
+        shade,
+        cmap=colours,
+        vmin=min(float(shade.min()), high - 1),
+        vmax=high,
+        edgecolors="white",
+        linewidth=0.8 if len(months) <= 120 else 0,
+    )
     ax.invert_yaxis()
     ax.set_yticks(np.arange(len(symbols)) + 0.5, symbols, fontsize=8, color=INK)
     short = len(months) <= 36
@@ -72,5 +85,7 @@ def coverage_map(
     for line in range(1, len(symbols)):
         ax.axhline(line, color="white", linewidth=1.5)
     ax.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
-    ax.set_xlabel(f"{int(values.sum()):,} rows; darker is more, white is none", fontsize=8, color=GREY, loc="left")
+    ax.set_xlabel(
+        f"{int(values.sum()):,} rows; darker is more, white is none", fontsize=8, color=GREY, loc="left"
+    )
     return figure

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from researchkit.data import actions, marks
-from researchkit.data.continuous import reported, rolls, traded
+from researchkit.data.activity import reported, traded
+from researchkit.data.continuous import rolls
 from researchkit.data.contracts import TERMS, contract_terms
 from researchkit.data.schemas import DEFINITIONS, STATISTICS
 from researchkit.data.sessions import occupancy, placed, session_bars, sessions, streamed_bars

@@ -24,10 +24,12 @@ from researchkit.data.remote import BucketStorage
 from researchkit.data.storage import hash_in, open_storage
 from researchkit.data.transfer import PART
 from researchkit.errors import AccessDenied, IntegrityError, SecretUnavailable, SettingsError
+from researchkit.frames import EXACT
 from researchkit.security.secret import Secret
 from researchkit.settings import Settings, address
 
 pytestmark = pytest.mark.xdist_group("radosgw")
+PRICES = [pl.lit(1).cast(EXACT).alias(n) for n in ("open", "high", "low", "close")]
 PATH = "demo/trades/data/day=2024-03-01/bucket=03/4f1c.parquet"
 
 
@@ -212,7 +214,7 @@ def test_a_table_lives_in_the_bucket(lake: BucketStorage, tmp_path: Path) -> Non
     days = [datetime(2004, 12, 29, tzinfo=UTC) + timedelta(days=i) for i in range(5)]
     ns = [int(d.timestamp()) * 10**9 for d in days]
     rows = pl.DataFrame({tables.DAY: days, "ts_event": ns, "symbol": ["SPX"] * 5, "volume": [1] * 5})
-    rows = rows.with_columns(pl.col(tables.DAY).cast(pl.Datetime("us", "UTC")))
+    rows = rows.with_columns(pl.col(tables.DAY).cast(pl.Datetime("us", "UTC")), *PRICES)
     for origin in ("4f1c", "07b2"):
         files = tables.write_files(table, rows, layout=layout, origin=origin * 16)
         tables.commit(table, files, raw_sha256=origin * 16)

@@ -18,8 +18,8 @@ from tick_lake import BARS, DAY, ME, TRADES, Place, Trade, as_trades, ns, trades
 
 from researchkit.context import parse_table
 from researchkit.data import tables
-from researchkit.data.accounts import symbol_rows
 from researchkit.data.encode import encode_bars
+from researchkit.data.ingest import symbol_rows
 from researchkit.data.layouts import layout_of
 from researchkit.data.registry import insert
 from researchkit.data.scan import Access, read

@@ -32,7 +32,7 @@ from researchkit.settings import Settings, address
 ME = Context(Principal("engineer3", ("data-engineer", "quant")))
 FEED = feed_of("GLBX.MDP3", ["trades", "ohlcv-1m"], ["ES.FUT"])
 HOUR = 3_600 * 10**9
-UNTIL = START + 2 * HOUR
+UNTIL = START + HOUR
 IMPATIENT = Patience(attempts=3, sleep=lambda seconds: None)
 
 
@@ -102,7 +102,7 @@ def sound(ws: SimpleNamespace, feed: Feed) -> None:
     assert [p.name for p in (ws.root / "live" / feed.tag).iterdir() if p.name != ".lock"] == []
 
 
-LIMITS = Limits(until=UNTIL, patience=IMPATIENT, journal=HOUR)
+LIMITS = Limits(until=UNTIL, patience=IMPATIENT, journal=HOUR // 3)
 
 
 def test_a_session_is_recorded(ws):
@@ -116,7 +116,7 @@ def test_a_session_is_recorded(ws):
 
 @pytest.mark.parametrize("kind", ["cut", "half", "error"])
 def test_a_line_that_ends_is_taken_up_again_without_a_gap(ws, kind):
-    ws.gateway.next(kind, after=150)
+    ws.gateway.next(kind, after=60)
     done = ws.recorder.record(FEED, context=ME, limits=LIMITS)
     assert (done.sessions, done.gaps) == (2, ())
     assert ws.made[0] is None
@@ -127,7 +127,7 @@ def test_a_line_that_ends_is_taken_up_again_without_a_gap(ws, kind):
 
 def test_what_cannot_be_replayed_is_a_gap(ws):
     ws.gateway.replay = 0
-    ws.gateway.next("cut", after=150, away=HOUR // 2)
+    ws.gateway.next("cut", after=60, away=HOUR // 4)
     done = ws.recorder.record(FEED, context=ME, limits=LIMITS)
     assert [(g.schema, g.why) for g in done.gaps] == [("ohlcv-1m", "connection"), ("trades", "connection")]
     sound(ws, FEED)
@@ -143,7 +143,7 @@ def test_what_cannot_be_replayed_is_a_gap(ws):
 
 @pytest.mark.parametrize(("kind", "why"), [("flag", "channel"), ("skip", "slow reader")])
 def test_what_the_vendor_says_is_lost_is_a_gap(ws, kind, why):
-    ws.gateway.next(kind, after=150, records=5)
+    ws.gateway.next(kind, after=60, records=5)
     done = ws.recorder.record(FEED, context=ME, limits=LIMITS)
     assert done.sessions == 1
     assert {g.why for g in done.gaps} == {why}
@@ -152,8 +152,8 @@ def test_what_the_vendor_says_is_lost_is_a_gap(ws, kind, why):
 
 
 def test_a_line_that_says_nothing_is_given_up(ws):
-    ws.gateway.next("silence", after=150)
-    quiet = Limits(until=UNTIL, quiet=0.5, patience=IMPATIENT, journal=HOUR)
+    ws.gateway.next("silence", after=60)
+    quiet = Limits(until=UNTIL, quiet=0.5, patience=IMPATIENT, journal=HOUR // 3)
     done = ws.recorder.record(FEED, context=ME, limits=quiet)
     assert (done.sessions, done.gaps) == (2, ())
     sound(ws, FEED)
@@ -163,9 +163,9 @@ def test_another_process_goes_on_where_one_was_killed(ws):
     from researchkit.data.gaps import Clocks
     from researchkit.data.segments import Journal
 
-    first = ws.recorder.record(FEED, context=ME, limits=Limits(until=START + HOUR, patience=IMPATIENT))
+    first = ws.recorder.record(FEED, context=ME, limits=Limits(until=START + HOUR // 2, patience=IMPATIENT))
     ended = dict(o for o in [(s, owned(ws, FEED, s)[-1][1]) for s in FEED.schemas])
-    ws.gateway.now = START + HOUR
+    ws.gateway.now = START + HOUR // 2
     assert first.sessions == 1
     clocks = Clocks(dict(ended), dict(ended), min(ended.values()))
     Journal(ws.root / "live" / FEED.tag, 9, FEED, clocks).close()
@@ -204,7 +204,7 @@ def test_nothing_is_heard_without_a_sign_off(ws):
 def test_a_gap_is_bought_and_nothing_else(ws, vendor):
     vendor.clear()
     ws.gateway.replay = 0
-    ws.gateway.next("cut", after=150, away=HOUR // 2)
+    ws.gateway.next("cut", after=60, away=HOUR // 4)
     ws.recorder.record(FEED, context=ME, limits=LIMITS)
     missing = ws.recorder.missing(FEED)
     settings = Settings(ws.root, vendor_url=vendor.url(call=50, month=500))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shutil
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +52,19 @@ def workspace(root: Path, vendor: Vendor, **caps: Any) -> Workspace:
     return ws
 
 
+@pytest.fixture(scope="module")
+def shape(tmp_path_factory: pytest.TempPathFactory, vendor: Vendor) -> Path:
+    """A workspace whose databases and secrets are there, to be copied."""
+    root = tmp_path_factory.mktemp("shape") / "ws"
+    made = workspace(root, vendor)
+    made.registry.rows("SELECT 1")
+    made.ledger.head()
+    return root
+
+
 @pytest.fixture
-def ws(tmp_path: Path, vendor: Vendor) -> Workspace:
+def ws(tmp_path: Path, shape: Path, vendor: Vendor) -> Workspace:
+    shutil.copytree(shape, tmp_path / "ws")
     return workspace(tmp_path / "ws", vendor)
 
 
@@ -79,6 +91,10 @@ def test_a_purchase_ends_in_the_lake_and_is_made_once(ws, vendor):
     assert (done.state, len(vendor.jobs)) == ("done", 1)
     assert owned(ws) == done.records == 41  # the sessions of January and February
     assert shop.buy(bars(), context=ws.context) == []
+    assert "61 sessions, 41 already owned" in str(
+        shop.estimate(bars("2024-01", "2024-03"), context=ws.context)
+    )
+    assert len(vendor.jobs) == 1
     (rest,) = shop.buy(bars("2024-02", "2024-03"), context=ws.context)
     assert (str(rest.order), len(vendor.jobs)) == (f"{TABLE} AAPL 2024-03-01 to 2024-04-01", 2)
     assert owned(ws) == 61
@@ -102,17 +118,11 @@ def test_other_symbols_of_the_same_days_take_nothing_back(ws, vendor):
     ]
 
 
-def test_an_estimate_buys_nothing_and_says_what_is_owned(ws, vendor):
-    shop = purchases(ws)
-    shop.buy(bars("2024-01", "2024-01"), context=ws.context)
-    said = str(shop.estimate(bars("2024-01", "2024-03"), context=ws.context))
-    assert "61 sessions, 21 already owned" in said
-    assert len(vendor.jobs) == 1
-
-
-def test_the_caps_hold(tmp_path, vendor):
+def test_the_caps_hold(tmp_path, shape, vendor):
     vendor.prices = {"ohlcv-1d": 1e7}  # 0.56 USD a bar
     try:
+        shutil.copytree(shape, tmp_path / "ws")
+        shutil.copytree(shape, tmp_path / "closed")
         ws = workspace(tmp_path / "ws", vendor, call=5, month=30)
         shop = purchases(ws)
         with pytest.raises(SpendRefused, match=r"above 5\.00 USD somebody has to agree; .* say --yes 11\.76"):
@@ -264,9 +274,10 @@ def test_environment_and_netrc_have_no_say(ws, vendor, monkeypatch, tmp_path):
     assert all(s.known for s in vendor.seen)
 
 
-def test_the_key_shows_nowhere(tmp_path, vendor, caplog):
+def test_the_key_shows_nowhere(tmp_path, shape, vendor, caplog):
     """Not in logs, exceptions, tracebacks with locals, representations, or any file but the sealed one."""
     caplog.set_level(logging.DEBUG)
+    shutil.copytree(shape, tmp_path / "ws")
     ws = workspace(tmp_path / "ws", vendor)
     shop = purchases(ws)
     seen = io.StringIO()
@@ -318,14 +329,14 @@ def test_two_of_the_same_order_are_one_purchase(ws, vendor):
     assert [p.state for p in purchases(ws).book.all()] == ["done"]
 
 
-def test_the_command_says_the_estimate_buys_the_sample_and_knows_what_is_owned(tmp_path, vendor):
+def test_the_command_says_the_estimate_buys_the_sample_and_knows_what_is_owned(tmp_path, shape, vendor):
     from typer.testing import CliRunner
 
     from researchkit.commands.data import data
     from researchkit.commands.order import data_ingest  # noqa: F401  the command itself
 
     root = tmp_path / "ws"
-    workspace(root, vendor)
+    shutil.copytree(shape, root)
     (root / "researchkit.toml").write_text(f'vendor_url = "{vendor.url()}"\n')
     shell, where = CliRunner(), ["--workspace", str(root), "--json"]
     order = [

@@ -28,7 +28,9 @@ DAY = 86_400_000_000_000
 
 def daily(symbols: tuple[str, ...] = ("SPX", "COMP"), days: int = 60) -> pl.DataFrame:
     """Clean daily bars on the weekdays from January 2013 on; the close of one of them is impossible."""
-    when = [d for n in range(days) if (d := datetime.fromtimestamp(1_357_084_800 + n * 86400, UTC)).weekday() < 5]
+    when = [
+        d for n in range(days) if (d := datetime.fromtimestamp(1_357_084_800 + n * 86400, UTC)).weekday() < 5
+    ]
     parts = []
     for s in symbols:
         close = [100 + (n * 7 % 11) / 10 for n in range(len(when))]
@@ -63,22 +65,31 @@ def test_a_survey_sees_what_was_known_then_and_writes_down_what_it_found(ws: Any
     assert (before.seen, before.ok, before.rows) == ("as of 2013-01-15", True, 18)
     assert before.last < datetime(2013, 1, 15, tzinfo=UTC)
     last = quality.last("DEMO/ohlcv-1d")
-    assert last is not None and last["rows"] == 18 and last["seen"] == "as of 2013-01-15"
+    assert last is not None
+    assert last["rows"] == 18
+    assert last["seen"] == "as of 2013-01-15"
     assert quality.last("DEMO/trades") is None
 
 
 def test_a_survey_asks_only_for_the_columns_it_needs(ws: Any, quality: Quality) -> None:
     quality.check("DEMO/ohlcv-1d", context=ws.context)
     read = ws.ledger.entries(kind="read", limit=1)[0].body["columns"]
-    assert "ts_published" not in read and {"ts_event", "symbol", "close"} <= set(read)
+    assert "ts_published" not in read
+    assert {"ts_event", "symbol", "close"} <= set(read)
 
 
 def test_what_was_kept_out_is_part_of_the_report(ws: Any, quality: Quality) -> None:
-    row = {"raw_sha256": "e" * 64, "table_name": "DEMO/ohlcv-1d", "reason": "<b>no symbol that day", "rows": 7}
+    row = {
+        "raw_sha256": "e" * 64,
+        "table_name": "DEMO/ohlcv-1d",
+        "reason": "<b>no symbol that day",
+        "rows": 7,
+    }
     ws.registry.write((insert("quarantined", row), [row]))
     report = quality.check("DEMO/ohlcv-1d", symbols="COMP", context=ws.context)
     assert report.quarantined.select("reason", "rows").rows() == [("<b>no symbol that day", 7)]
-    assert not report.ok and "&lt;b&gt;no symbol" in report._repr_html_()
+    assert not report.ok
+    assert "&lt;b&gt;no symbol" in report._repr_html_()
     ws.registry.write(("DELETE FROM quarantined WHERE reason = :reason", [row]))
 
 
@@ -92,10 +103,12 @@ def test_nobody_surveys_what_he_may_not_read(ws: Any, quality: Quality) -> None:
 def test_the_command_says_and_exits_by_what_was_found(ws: Any, tmp_path: Path) -> None:
     shell, where = CliRunner(), ["--workspace", str(ws.root)]
     bad = shell.invoke(data, ["quality", "DEMO/ohlcv-1d", "--page", str(tmp_path / "r.html"), *where])
-    assert bad.exit_code == 1 and "high_low" in bad.stdout
+    assert bad.exit_code == 1
+    assert "high_low" in bad.stdout
     assert "<script" not in (tmp_path / "r.html").read_text()
     good = shell.invoke(data, ["quality", "DEMO/ohlcv-1d", "--symbols", "COMP", "--json", *where])
-    assert good.exit_code == 0 and json.loads(good.stdout)["ok"]
+    assert good.exit_code == 0
+    assert json.loads(good.stdout)["ok"]
     assert data_quality.__doc__
 
 
@@ -109,17 +122,37 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A table of twenty thousand symbols and files, one object each, of which a hundred were merged into one."""
     registry = Registry(f"sqlite:///{tmp_path_factory.mktemp('large')}/catalog.db")
     name = {"table_name": "OPRA.PILLAR/trades"}
-    symbols = [name | {"symbol": f"S{n:05}", "first_ns": n * DAY, "last_ns": n * DAY + 9, "rows": 10, "words": ""} for n in range(SYMBOLS)]
+    symbols = [
+        name | {"symbol": f"S{n:05}", "first_ns": n * DAY, "last_ns": n * DAY + 9, "rows": 10, "words": ""}
+        for n in range(SYMBOLS)
+    ]
     files = [
         name | {"path": f"opra/{n:05}.parquet", "raw_sha256": f"{n:064x}", "bytes": 150, "sha256": "f" * 64, "rows": 10}
         | {"first_ns": n * DAY, "last_ns": n * DAY + 9, "first_symbol": f"S{n:05}", "last_symbol": f"S{n:05}"}
         | {"part": "", "etag": "", "retired_ns": 1 if n < 100 else None}
         for n in range(FILES)
     ]  # fmt: skip
-    whole = files[0] | {"path": "opra/merged.parquet", "raw_sha256": "", "rows": 1000, "retired_ns": None, "last_symbol": "S00099"}
+    whole = files[0] | {
+        "path": "opra/merged.parquet",
+        "raw_sha256": "",
+        "rows": 1000,
+        "retired_ns": None,
+        "last_symbol": "S00099",
+    }
     came = [{"path": "opra/merged.parquet", "raw_sha256": f"{n:064x}", "rows": 10} for n in range(100)]
-    pinned = {"pin_id": "9" * 64, "path": "opra/00007.parquet", "table_name": "OPRA.PILLAR/trades", "bytes": 1, "sha256": "f" * 64}
-    for table, rows in (("lake_symbols", symbols), ("lake_files", [*files, whole]), ("file_origins", came), ("pin_files", [pinned])):
+    pinned = {
+        "pin_id": "9" * 64,
+        "path": "opra/00007.parquet",
+        "table_name": "OPRA.PILLAR/trades",
+        "bytes": 1,
+        "sha256": "f" * 64,
+    }
+    for table, rows in (
+        ("lake_symbols", symbols),
+        ("lake_files", [*files, whole]),
+        ("file_origins", came),
+        ("pin_files", [pinned]),
+    ):
         registry.write((insert(table, rows[0]), rows))
     return registry
 
@@ -128,7 +161,8 @@ def test_the_catalog_of_twenty_thousand_symbols_answers_at_once(large: Registry)
     catalog = Catalog(large, clock=lambda: 10**18)
     began = time.process_time()
     found = catalog.search("s12345 trades")
-    assert found["symbols"][0].startswith("S12345, S00000") and found["rows"].to_list() == [10 * SYMBOLS]
+    assert found["symbols"][0].startswith("S12345, S00000")
+    assert found["rows"].to_list() == [10 * SYMBOLS]
     assert found["symbols"][0].endswith(f"and {SYMBOLS - 20:,} more")
     assert catalog.about("OPRA.PILLAR/trades").symbols == SYMBOLS
     with pytest.raises(NotFound, match="no symbol 'S99999'"):
@@ -142,14 +176,19 @@ def test_lineage_names_the_right_objects_and_counts_the_rest(large: Registry) ->
     part = lineage(large, "OPRA.PILLAR/trades", symbols=["S04242"])
     assert part.rows["raw_sha256"].to_list() == [f"{4242:064x}"]
     merged = lineage(large, "OPRA.PILLAR/trades", symbols=["S00042"], limit=200)
-    assert merged.total == 100 and f"{42:064x}" in merged.rows["raw_sha256"]  # the file may hold it, so its origins are named
+    assert merged.total == 100
+    assert f"{42:064x}" in merged.rows["raw_sha256"]
     day = lineage(large, "OPRA.PILLAR/trades", start=500 * DAY, end=502 * DAY)
     assert day.rows["raw_sha256"].to_list() == [f"{501:064x}", f"{500:064x}"]
 
 
 def test_an_object_leads_to_its_files_and_the_pins_that_still_list_them(large: Registry) -> None:
     found = holders(large, f"{7:064x}").select("kind", "name", "rows").rows()
-    assert found == [("file", "opra/merged.parquet", 10), ("replaced file", "opra/00007.parquet", 10), ("pin", "9" * 64, None)]
+    assert found == [
+        ("file", "opra/merged.parquet", 10),
+        ("replaced file", "opra/00007.parquet", 10),
+        ("pin", "9" * 64, None),
+    ]
 
 
 def test_a_restated_object_is_counted_once_whatever_ordered_it(large: Registry) -> None:

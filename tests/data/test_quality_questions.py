@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,11 @@ def ticks(rows: int = 400, symbols: tuple[str, ...] = ("ESM4", "NQM4"), seed: in
         at = np.cumsum(rng.integers(300_000_000, 1_700_000_000, rows)) + int(START.timestamp()) * 10**9
         bid = 20_000 + np.cumsum(rng.choice([-1, 0, 1], rows))
         made = {"ts_event": at, "symbol": symbol, "sequence": np.arange(rows), "ordinal": np.arange(rows)}
-        made |= {"ts_recv": at + rng.integers(1_000, 90_000, rows), "price": bid / 4, "size": rng.integers(1, 9, rows)}
+        made |= {
+            "ts_recv": at + rng.integers(1_000, 90_000, rows),
+            "price": bid / 4,
+            "size": rng.integers(1, 9, rows),
+        }
         made |= {"side": "A", "flags": 128, "bid_px": bid / 4, "ask_px": (bid + rng.integers(1, 3, rows)) / 4}
         parts.append(pl.DataFrame(made | {"bid_sz": 5, "ask_sz": 7}))
     instants = pl.concat(parts).with_columns(pl.col("ts_event", "ts_recv").cast(frames.INSTANT))
@@ -42,7 +47,9 @@ def ticks(rows: int = 400, symbols: tuple[str, ...] = ("ESM4", "NQM4"), seed: in
 
 
 def asked_of(schema: str, rows: pl.DataFrame, calendar: str = "CMES") -> Questions:
-    low, high = rows.select(a=pl.col("ts_event").min().to_physical(), b=pl.col("ts_event").max().to_physical()).row(0)
+    low, high = rows.select(
+        a=pl.col("ts_event").min().to_physical(), b=pl.col("ts_event").max().to_physical()
+    ).row(0)
     return questions(schema, open_hours(Venue(calendar), low, high))
 
 
@@ -59,7 +66,9 @@ LATER = (pl.col("symbol") == "ESM4") & (pl.int_range(pl.len()).over("symbol") >=
 def change(**columns: pl.Expr) -> pl.DataFrame:
     """The clean quotes with one row changed."""
     rows = ticks().sort("symbol", "ts_event")
-    return rows.with_columns(pl.when(NTH).then(value).otherwise(pl.col(name)).alias(name) for name, value in columns.items())
+    return rows.with_columns(
+        pl.when(NTH).then(value).otherwise(pl.col(name)).alias(name) for name, value in columns.items()
+    )
 
 
 TIMES = ("ts_event", "ts_recv", "ts_known", "ts_published")
@@ -68,7 +77,9 @@ TIMES = ("ts_event", "ts_recv", "ts_known", "ts_published")
 def shifted(by: str) -> pl.DataFrame:
     """The clean quotes with everything of one symbol from one row on moved in time."""
     rows = ticks().sort("symbol", "ts_event")
-    return rows.with_columns(pl.when(LATER).then(pl.col(n).dt.offset_by(by)).otherwise(pl.col(n)).alias(n) for n in TIMES)
+    return rows.with_columns(
+        pl.when(LATER).then(pl.col(n).dt.offset_by(by)).otherwise(pl.col(n)).alias(n) for n in TIMES
+    )
 
 
 BID, ASK, EVENT = pl.col("bid_px"), pl.col("ask_px"), pl.col("ts_event")
@@ -106,7 +117,9 @@ def test_rows_captured_in_another_order_are_told_in_a_file_and_in_a_table() -> N
     rows = ticks().sort("symbol", "ts_event")
     place = pl.when(NTH).then(pl.col("ordinal") + 2.5).otherwise(pl.col("ordinal"))
     assert told(rows.sort("symbol", place)) == ["disorder"]  # as they lie in the file
-    late = rows.with_columns(ts_recv=pl.when(NTH).then(pl.col("ts_recv") + pl.duration(seconds=5)).otherwise("ts_recv"))
+    late = rows.with_columns(
+        ts_recv=pl.when(NTH).then(pl.col("ts_recv") + pl.duration(seconds=5)).otherwise("ts_recv")
+    )
     assert told(late) == ["disorder"]  # sorted by event, as a table hands them out
 
 
@@ -120,11 +133,13 @@ def test_a_weekend_is_no_silence_and_a_row_on_it_is_outside() -> None:
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(0, 800), max_size=6), st.randoms(use_true_random=False))
 def test_wherever_it_is_cut_and_however_it_is_added_the_findings_are_the_same(cuts, chance) -> None:
-    rows = pl.concat([PLANTED["crossed"](), PLANTED["silence"]().with_columns(symbol=pl.lit("CLM4"))]).sort(frames.QUOTES.key)
+    rows = pl.concat([PLANTED["crossed"](), PLANTED["silence"]().with_columns(symbol=pl.lit("CLM4"))]).sort(
+        frames.QUOTES.key
+    )
     rows = pl.concat([rows[:300], rows[299:]])  # one row twice
     asked = asked_of("mbp-1", rows)
     edges = [0, *sorted(cuts), rows.height]
-    parts = [tally(prepared(rows[a:b], asked), asked.plan) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [tally(prepared(rows[a:b], asked), asked.plan) for a, b in itertools.pairwise(edges)]
     while len(parts) > 1:
         n = chance.randrange(len(parts) - 1)
         parts[n : n + 2] = [merged(parts[n], parts[n + 1], asked.plan)]
@@ -152,8 +167,14 @@ def test_a_quantile_is_right_to_ten_per_cent_in_any_world_and_to_one_where_there
     from researchkit.data.tally import Measure, Plan, quantile
 
     plan = Plan((), (Measure("x", pl.col("x")),))
-    for values in (rng.exponential(1e-6, 5_000), rng.standard_cauchy(5_000), rng.integers(-3, 4, 5_000).astype(float)):
-        rows = pl.DataFrame({"x": values}).with_columns(symbol=pl.lit("A"), ts_event=pl.lit(START).cast(frames.INSTANT))
+    for values in (
+        rng.exponential(1e-6, 5_000),
+        rng.standard_cauchy(5_000),
+        rng.integers(-3, 4, 5_000).astype(float),
+    ):
+        rows = pl.DataFrame({"x": values}).with_columns(
+            symbol=pl.lit("A"), ts_event=pl.lit(START).cast(frames.INSTANT)
+        )
         for q in (0.01, 0.5, 0.99):
             got = quantile(tally(rows, plan).spread, "x", q)["value"][0]
             want = float(np.quantile(values, q, method="inverted_cdf"))
@@ -167,13 +188,17 @@ def test_a_quantile_is_right_to_ten_per_cent_in_any_world_and_to_one_where_there
 def test_nothing_from_outside_becomes_part_of_a_page(tmp_path) -> None:
     bars, _ = split_at(arch_indices(), BORDER)
     hostile = "<script>alert(1)</script>"
-    bars = frames.conform(bars.filter(pl.col("symbol") == "SPX").with_columns(symbol=pl.lit(hostile)), frames.BARS)
+    bars = frames.conform(
+        bars.filter(pl.col("symbol") == "SPX").with_columns(symbol=pl.lit(hostile)), frames.BARS
+    )
     from researchkit.data.encode import encode_bars
 
     sent = tmp_path / "x<b>.ohlcv-1d.dbn.zst"
     sent.write_bytes(encode_bars(bars, dataset="DEMO"))
     html = page(survey_file(sent))
-    assert "<script" not in html and "x<b>" not in html and "default-src 'none'" in html
+    assert "<script" not in html
+    assert "x<b>" not in html
+    assert "default-src 'none'" in html
 
 
 # --- what is true of the real data --------------------------------------------------------------------------
@@ -181,15 +206,26 @@ def test_nothing_from_outside_becomes_part_of_a_page(tmp_path) -> None:
 
 def test_what_the_indices_confess_up_to_2013() -> None:
     bars, _ = split_at(arch_indices(), BORDER)
-    low, high = bars.select(a=pl.col("ts_event").min().to_physical(), b=pl.col("ts_event").max().to_physical()).row(0)
+    low, high = bars.select(
+        a=pl.col("ts_event").min().to_physical(), b=pl.col("ts_event").max().to_physical()
+    ).row(0)
     found = quality.findings(bars, hours=open_hours(Venue("XNYS"), low, high))
     stale = found.filter(pl.col("check") == "stale_open")
     assert stale["symbol"].unique().to_list() == ["SPX"]
     shares = dict(zip(stale["first"].dt.year(), stale["share"].round(2), strict=True))
-    assert {y: shares[y] for y in (1999, 2003, 2006, 2007, 2013)} == {1999: 0.96, 2003: 0.98, 2006: 0.43, 2007: 0.16, 2013: 0.26}
+    assert {y: shares[y] for y in (1999, 2003, 2006, 2007, 2013)} == {
+        1999: 0.96,
+        2003: 0.98,
+        2006: 0.43,
+        2007: 0.16,
+        2013: 0.26,
+    }
     assert set(shares) == {*range(1999, 2008), 2011, 2012, 2013}
     rest = found.filter(pl.col("check") != "stale_open").select("check", "symbol", "rows").rows()
-    assert rest == [("jump", "COMP", 1), ("jump", "SPX", 2)]  # no day is missing and none too many, by the calendar
+    assert rest == [
+        ("jump", "COMP", 1),
+        ("jump", "SPX", 2),
+    ]  # no day is missing and none too many, by the calendar
 
 
 needs_ticks = pytest.mark.skipif(not (REAL / "ticks").is_dir(), reason="RESEARCHKIT_TEST_DATA is not set")
@@ -203,10 +239,19 @@ def found_in(name: str) -> pl.DataFrame:
 def test_what_the_real_trades_confess() -> None:
     found = found_in("trades")
     clocks = found.filter(pl.col("check") == "clock_behind")
-    rows = {"CM_BTCUSD_PERP": 5235, "CM_ETHUSD_PERP": 3595, "SPOT_BTCUSDT": 19904, "SPOT_ETHUSDT": 14515, "USDM_BTCUSDT": 21313}
-    assert dict(clocks.select("symbol", "rows").rows()) == rows | {"USDM_ETHUSDT": 14076}  # every row there is
+    rows = {
+        "CM_BTCUSD_PERP": 5235,
+        "CM_ETHUSD_PERP": 3595,
+        "SPOT_BTCUSDT": 19904,
+        "SPOT_ETHUSDT": 14515,
+        "USDM_BTCUSDT": 21313,
+    }
+    assert dict(clocks.select("symbol", "rows").rows()) == rows | {
+        "USDM_ETHUSDT": 14076
+    }  # every row there is
     assert clocks["share"].to_list() == [1.0] * 6
-    assert clocks["worst"].min() > 1.268 and clocks["worst"].max() < 1.277
+    assert clocks["worst"].min() > 1.268
+    assert clocks["worst"].max() < 1.277
     assert all("by 1.2" in words for words in clocks["words"])
     rest = found.filter(pl.col("check") != "clock_behind").select("check", "symbol", "rows").rows()
     assert rest == [("jump", "SPOT_ETHUSDT", 1)]
