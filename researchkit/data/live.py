@@ -213,7 +213,7 @@ class _Listening:
 
     def _take(self, messages: list[bytes]) -> None:
         """Write down what came, up to the end."""
-        for piece in batched(messages, 500):
+        for piece in batched(messages, 100):
             if not self._over():
                 self._missed(self._tape.write(piece))
                 self._count.add(piece)

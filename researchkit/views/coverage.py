@@ -61,8 +61,9 @@ def coverage_map(
     symbols, months, values = grid(coverage)
     figure = canvas((width, 1.05 + 0.21 * len(symbols)))
     ax = figure.subplots()
-    colours = LinearSegmentedColormap.from_list("rows", ["#d6e8f4", BLUE, "#083a5c"])
-    colours.set_bad("white")
+    colours = LinearSegmentedColormap.from_list("rows", ["#d6e8f4", BLUE, "#083a5c"]).with_extremes(
+        bad="white"
+    )
     shade = np.ma.masked_where(values == 0, np.log10(np.maximum(values, 1)))
     high = float(shade.max())
     ax.pcolormesh(
