@@ -234,6 +234,13 @@ class Data(Shelves):
         return Bound(Catalog(self.registry, door=self.door), lambda: self.context)
 
     @cached_property
+    def quality(self) -> Any:
+        """What is wrong with a table: `check`, `last`, `quarantined`."""
+        from researchkit.data.quality import Quality
+
+        return Bound(Quality(self._lake, **self._parts("registry", "door")), lambda: self.context)
+
+    @cached_property
     def instruments(self) -> Any:
         """Names, contracts, rolls, sessions, marks and corporate actions, point in time."""
         from researchkit.data.instruments import Instruments

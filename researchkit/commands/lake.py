@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -20,10 +20,6 @@ from researchkit.commands.console import (
     opened,
     say,
 )
-
-if TYPE_CHECKING:
-    from researchkit.data.upkeep import Upkeep
-    from researchkit.workspace import Workspace
 
 # %% auto #0
 __all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'PartOption', 'Rows', 'Act', 'lake_tables', 'lake_head', 'lake_asof',
@@ -101,14 +97,6 @@ Rows = list[dict[str, Any]]
 Act = Callable[[bool, Callable[[int, int], object]], Rows]  # dry or not, and whom to tell how far it got
 
 
-def _tended(ws: Workspace) -> Upkeep:
-    """The part that keeps the lake in order."""
-    from researchkit.data.upkeep import Upkeep
-
-    place = ws._lake
-    return Upkeep(storage=place.storage, registry=ws.registry, door=ws.door, catalog=lambda: place.catalog)
-
-
 def _carried_out(table: str, words: str, act: Act, *, yes: str, json: bool) -> None:
     """Show what would be done, ask, do it."""
     from researchkit.operations.demo import progress_line
@@ -137,7 +125,7 @@ def lake_compact(
     ws = opened(workspace)
 
     def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
-        return [vars(m) for m in _tended(ws).compact(table, part, context=ws.context, dry=dry, told=told)]
+        return [vars(m) for m in ws.upkeep.compact(table, part, dry=dry, told=told)]
 
     _carried_out(table, "this merges files", act, yes=yes, json=json)
 
@@ -150,7 +138,7 @@ def lake_orphans(
     ws = opened(workspace)
 
     def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
-        return [vars(o) for o in _tended(ws).orphans(table, context=ws.context, dry=dry, told=told)]
+        return [vars(o) for o in ws.upkeep.orphans(table, dry=dry, told=told)]
 
     _carried_out(table, "this removes files for ever", act, yes=yes, json=json)
 
@@ -167,7 +155,7 @@ def lake_expire(
     ws = opened(workspace)
 
     def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
-        found = _tended(ws).expire(table, keep, context=ws.context, dry=dry)
+        found = ws.upkeep.expire(table, keep, dry=dry)
         return [found] if found["forgotten"] else []
 
     _carried_out(table, "this forgets snapshots", act, yes=yes, json=json)
@@ -181,7 +169,7 @@ def lake_rewrite(
     ws = opened(workspace)
 
     def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
-        found = _tended(ws).rewrite(table, context=ws.context, dry=dry)
+        found = ws.upkeep.rewrite(table, dry=dry)
         return [found] if found["untidy"] else []
 
     _carried_out(table, "this writes manifests again", act, yes=yes, json=json)
@@ -198,4 +186,4 @@ def lake_layout(
 ) -> None:
     """Say how a table lies on disk, or change how its new files are divided."""
     ws = opened(workspace)
-    say([_tended(ws).layout(table, buckets, context=ws.context)], json=json)
+    say([ws.upkeep.layout(table, buckets)], json=json)

@@ -141,8 +141,9 @@ class ArchivePage:
 
 # %% ../../nbs/dashboard/08_records.ipynb #drc14
 KINDS = (
-    "denied", "ingest", "notebook", "pin", "raw read", "read", "refusal", "registration", "result", "run", "screen",
-    "seal opened", "trial", "verdict",
+    "delivered", "denied", "description", "ingest", "live gap", "notebook", "order", "order given up", "pin", "pin export",
+    "quality", "raw read", "read", "refusal", "registration", "result", "run", "screen", "seal opened", "trial", "upkeep",
+    "verdict",
 )  # fmt: skip
 LEDGER_COLUMNS = {
     "seq": "entry",

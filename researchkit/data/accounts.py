@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from . import tables
 from .corrections import Restatement, Settled
 from .door import Door
 from .filed import Filed, gained, month_rows, place_of, refound
+from .quarantine import ward_of
 from .registry import Registry, insert
 from .shares import Count, share_rows
 from .storage import Storage
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['Statement', 'Ingest', 'Brought', 'Accounts', 'Index', 'table_lock']
+__all__ = ['Reasons', 'Statement', 'Ingest', 'Brought', 'Accounts', 'Index', 'table_lock', 'refound']
+
+# %% ../../nbs/data/68_accounts.ipynb #acc23
+_all_ = [refound]
 
 # %% ../../nbs/data/68_accounts.ipynb #acc13
 @dataclass(frozen=True)
@@ -85,12 +89,17 @@ def _restated(brought: Brought, table: str, replaces: str, published: int) -> di
     }  # fmt: skip
 
 
-def _aside(brought: Brought, table: str) -> list[dict[str, Any]]:
+Reasons = Mapping[
+    str, tuple[int, int | None, int | None]
+]  # reason → rows put aside, their first and last event
+
+
+def _aside(raw_sha256: str, table: str, reasons: Reasons) -> list[dict[str, Any]]:
     """The rows of `quarantined`."""
     return [
-        {"raw_sha256": brought.raw_sha256, "table_name": table, "reason": reason, "rows": rows,
+        {"raw_sha256": raw_sha256, "table_name": table, "reason": reason, "rows": rows,
          "first_ns": first, "last_ns": last}
-        for reason, (rows, first, last) in sorted(brought.aside.items())
+        for reason, (rows, first, last) in sorted(reasons.items())
     ]  # fmt: skip
 
 # %% ../../nbs/data/68_accounts.ipynb #acc17
@@ -151,10 +160,16 @@ class Accounts:
             _adding("lake_tables", [{"table_name": table, "words": ""}]),
             _adding("lake_files", [f.row(table, brought.raw_sha256) for f in brought.files]),
             (_SYMBOLS, gained(brought.files, table)), (_MONTHS, month_rows(brought.files, table)),
-            _adding("quarantined", _aside(brought, table)),
+            _adding("quarantined", _aside(brought.raw_sha256, table, brought.aside)),
             _adding("restatements", [] if restated is None else [restated]),
             _adding("ingests", [done]), *share_rows(table, brought.raw_sha256, count),
         ]  # fmt: skip
+
+    def _files_aside(self, raw_sha256: str, resource: Resource) -> dict[str, str]:
+        """The files in which the bad rows of an object lie, with their hashes."""
+        query = "SELECT path, sha256 FROM lake_files WHERE raw_sha256 = :r AND table_name = :t ORDER BY path"
+        rows = self.registry.rows(query, r=raw_sha256, t=ward_of(resource).table)
+        return {row["path"]: row["sha256"] for row in rows}
 
     def complete(
         self, resource: Resource, snapshot: int, objects: Sequence[Brought], *, context: Context
@@ -165,6 +180,8 @@ class Accounts:
             told = one.settled
             said: dict[str, Any] = {"table": name, "raw": one.raw_sha256, "rows": one.rows}
             said |= {"files": {f.path: f.sha256 for f in one.files}}
+            files_aside = self._files_aside(one.raw_sha256, resource)
+            said |= {"aside": files_aside} if files_aside else {}
             said |= {"quarantined": {r: n for r, (n, _, _) in sorted(one.aside.items())}} if one.aside else {}
             if told is not None and told.span is not None and one.change is not None:
                 said |= {
@@ -195,16 +212,17 @@ class Index(Accounts):
         """Where the lake's locks lie, on this machine."""
         return self.storage.locks.parent
 
-    def recount(self, done: Ingest, count: Count) -> Ingest:
+    def recount(self, done: Ingest, count: Count, aside: Reasons) -> Ingest:
         """Add the count to an account without one, if they agree; with another day of publication they do not."""
         if (count.own, count.own + sum(count.shared.values())) != (done.rows, count.held):
             return done
         row = {"held": count.held, "raw": done.raw_sha256, "name": done.table}
         update = "UPDATE ingests SET held = :held WHERE raw_sha256 = :raw AND table_name = :name"
         reached("ingest", "before")
-        self.registry.write(*share_rows(done.table, done.raw_sha256, count), (update, [row]))
+        bad = _adding("quarantined", _aside(done.raw_sha256, done.table, aside))
+        self.registry.write(*share_rows(done.table, done.raw_sha256, count), bad, (update, [row]))
         reached("ingest", "after")
-        return replace(done, held=count.held)
+        return replace(done, held=count.held, quarantined=sum(n for n, _, _ in aside.values()))
 
     def missing(self, table: Table, resource: Resource) -> dict[str, int]:
         """Raw objects that retained snapshots name and the index does not, with their snapshots."""

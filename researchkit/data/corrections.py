@@ -110,7 +110,6 @@ class Restatement:
     later: int  # added to the ordinals of its rows
     whole: bool = False  # every row is a new version, also where nothing changed
     replaces: str = ""  # raw object, SHA-256; "" where only a day was given
-    files: frozenset[str] | None = None  # only rows that lie in these can be taken back; None: in any
 
     @property
     def holds(self) -> pl.Expr:
@@ -213,8 +212,7 @@ def settle(
     if change is not None:
         dated = pl.max_horizontal("ts_known", pl.lit(change.published)).alias("ts_published")
         moved = _apart(fresh.filter(restated).with_columns(dated), held, layout, change.later)
-        ours = pl.lit(value=True) if change.files is None else pl.col(FILE).is_in(sorted(change.files))
-        gone = _taken_back(rest.filter(restated & ours), change.published)
+        gone = _taken_back(rest.filter(restated), change.published)
         changed = pl.concat([moved, gone.select(moved.columns)])
         into.change(changed, gone.height)
         written.append(changed)

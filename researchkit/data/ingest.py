@@ -17,6 +17,7 @@ import polars as pl
 from ..context import Context, Resource, parse_table
 from . import tables
 from .accounts import Brought, Index, Ingest, table_lock
+from .aside import put_aside
 from .corrections import Restatement
 from .envelope import Header
 from .filed import file_rows, symbol_rows
@@ -27,7 +28,6 @@ from .raw import RawObject, RawZone
 from .registry import insert
 from .restating import Desk, nanoseconds, restating
 from .shares import Count
-from .whole import COMES_WHOLE, WholeOutput, whole_output
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
@@ -46,7 +46,7 @@ class Lot:
 
     brought: Brought
     draft: Draft
-    intake: Intake | None  # open as long as bad rows wait in its ward; None: it came whole
+    intake: Intake  # open as long as bad rows wait in its ward
     name: str  # of the object
 
     @property
@@ -101,35 +101,30 @@ def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> Outpu
     return Output(intake, shape, beside=beside, change=change, progress=desk.progress)
 
 
-def _whole(desk: Desk, found: RawObject, table: Table, layout: Layout) -> WholeOutput:
-    """Read a list, and get ready to write it."""
-    from researchkit.data.writing import Shape
-
-    return whole_output(desk, found, layout, Shape(layout, {f.name: f.field_id for f in table.schema().fields}))
-
-
-def _lot(desk: Desk, found: RawObject, table: Table, output: Output | WholeOutput) -> Lot:
+def _lot(desk: Desk, found: RawObject, table: Table, output: Output) -> Lot:
     """Write an object's files."""
-    intake = output.intake if isinstance(output, Output) else None
-    if intake is not None:
-        _know(desk, intake.header, found.sha256)
+    _know(desk, output.intake.header, found.sha256)
     draft = write_out(output, table, desk.index.storage, tables.stem(found.sha256))
-    return Lot(Brought(found.sha256, draft.filed, output.settled, output.change), draft, intake, found.name)
+    brought = Brought(found.sha256, draft.filed, output.settled, output.change)
+    return Lot(brought, draft, output.intake, found.name)
 
 
-def _recounted(desk: Desk, found: RawObject, done: Ingest, output: Output | WholeOutput) -> Ingest:
+def _recounted(desk: Desk, found: RawObject, resource: Resource, done: Ingest, output: Output) -> Ingest:
     """Count the rows of an object that a kill left uncounted."""
     output.again = True
     for _, batches in output.parts():
         for _ in batches:
             continue
     own, shared, mine = tables.stem(found.sha256), dict[str, int](), 0
+    query = "SELECT rows FROM file_origins WHERE path = :p AND raw_sha256 = :r"
     for path, rows in output.settled.shared.items():
-        if PurePosixPath(path).stem == own:
-            mine += rows
-        else:
-            shared[path] = rows
-    return desk.index.recount(done, Count(output.settled.held, shared, mine))
+        merged = desk.index.registry.one(query, p=path, r=found.sha256)
+        brought = rows if PurePosixPath(path).stem == own else min(rows, merged["rows"] if merged else 0)
+        mine += brought
+        shared |= {path: rows - brought} if rows > brought else {}
+    parts: dict[str, Any] = {"catalog": desk.catalog, "index": desk.index}
+    aside = put_aside([(found.sha256, output.intake)], resource, **parts).get(found.sha256, {})
+    return desk.index.recount(done, Count(output.settled.held, shared, mine), aside)
 
 # %% ../../nbs/data/15_ingest.ipynb #ing18
 FILES = 500  # that one commit may have
@@ -160,20 +155,17 @@ class Batch:
 
     def commit(self) -> list[Ingest]:
         """Make everything visible, and forget it."""
-        from researchkit.data.aside import put_aside
-
         lots, self.lots = self.lots, []
         if not lots:
             return []
         try:
             asides = put_aside(
-                [(lot.brought.raw_sha256, lot.intake) for lot in lots if lot.intake is not None], self.resource,
+                [(lot.brought.raw_sha256, lot.intake) for lot in lots], self.resource,
                 catalog=self.desk.catalog, index=self.desk.index,
             )  # fmt: skip
         finally:
             for lot in lots:
-                if lot.intake is not None:
-                    lot.intake.close()
+                lot.intake.close()
         objects = [replace(lot.brought, aside=asides.get(lot.brought.raw_sha256, {})) for lot in lots]
         files, snapshot = [file for lot in lots for file in lot.draft.files], 0
         if files:
@@ -200,30 +192,38 @@ def _visible(desk: Desk, found: RawObject, batch: Batch, output: Output) -> list
 
 def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ingest]:
     """Bring an object as far as its lot; says what became of it and of others on the way."""
-    whole = layout.schema in COMES_WHOLE
-    finished = batch.commit() if whole or batch.names(found.name) else []
+    finished = batch.commit() if batch.names(found.name) else []
     done = desk.index.find(found.sha256, found.table_name)
     if done is not None and done.held is not None:
         return [*finished, done]
-    output = (_whole if whole else _output)(desk, found, batch.table, layout)
-    kept = False
+    output, kept = _output(desk, found, batch.table, layout), False
     try:
-        if isinstance(output, Output):
-            finished += _visible(desk, found, batch, output)
+        finished += _visible(desk, found, batch, output)
         if done is not None:
-            return [*finished, _recounted(desk, found, done, output)]
+            return [*finished, _recounted(desk, found, batch.resource, done, output)]
         batch.lots.append(_lot(desk, found, batch.table, output))
         kept = True
     finally:
         if output.beside is not None:
             output.beside.close()
-        if isinstance(output, Output) and not kept:
+        if not kept:
             output.intake.close()
     return [*finished, *(batch.commit() if batch.full else [])]
 
 
+def _listed(desk: Desk, found: RawObject) -> Ingest:
+    """Bring a list that somebody keeps by hand, which is no file of records."""
+    from researchkit.data.actions import read_actions
+    from researchkit.data.entering import enter
+
+    parts: dict[str, Any] = {"raw": desk.raw, "catalog": desk.catalog, "index": desk.index}
+    return enter(found.sha256, read_actions, context=desk.context, **parts)
+
+
 def _into(desk: Desk, resource: Resource, objects: Sequence[RawObject]) -> list[Ingest]:
     """Bring objects of one table; the caller has asked."""
+    if resource.schema == "actions":
+        return [_listed(desk, found) for found in objects]
     with tables.alone(desk.index.storage, desk.index.registry, resource):
         table = tables.make_table(desk.catalog, resource)
         desk.index.reconcile(table, resource, context=desk.context)

@@ -41,7 +41,7 @@ __all__ = ['CHUNK', 'MANY', 'WINDOW', 'Progress', 'silent', 'chunks', 'Intake', 
 # %% ../../nbs/data/71_intake.ipynb #itk07
 CHUNK = 2 << 20  # bytes of records that are sorted at once
 MANY = 256  # chunks, after which they become larger: a window looks into every one of them
-WINDOW = 6 << 20  # bytes of records that become one row group
+WINDOW = 4 << 20  # bytes of records that become one row group
 Progress = Callable[[str, int, int | None], None]  # "read" or "write", rows done, rows in all
 
 

@@ -73,24 +73,22 @@ class Append(_FastAppendFiles):
         return [*_lists(self, new), *self._existing_manifests()]
 
 # %% ../../nbs/data/39_manifests.ipynb #man13
+_WHOLE = bytes(4)  # the partition of a table that has none
+
+
 def ranges(
     manifests: Iterable[ManifestFile],
 ) -> list[tuple[int, int, int, ManifestFile]]:  # first and last partition, files, the list; in order
     """How far each list reaches."""
     found = []
     for one in manifests:
-        if (
-            not one.partitions
-            or one.partitions[0].lower_bound is None
-            or one.partitions[0].upper_bound is None
-        ):
+        bounds = [(p.lower_bound, p.upper_bound) for p in one.partitions or ()]
+        low, high = bounds[0] if bounds else (_WHOLE, _WHOLE)
+        if low is None or high is None:
             raise IntegrityError(
                 f"manifest {one.manifest_path} does not say which partitions it reaches over"
             )
-        first, last = (
-            from_bytes(IntegerType(), b)
-            for b in (one.partitions[0].lower_bound, one.partitions[0].upper_bound)
-        )
+        first, last = from_bytes(IntegerType(), low), from_bytes(IntegerType(), high)
         files = (one.added_files_count or 0) + (one.existing_files_count or 0)
         found.append((int(first), int(last), files, one))
     return sorted(found, key=lambda r: (r[3].partition_spec_id, *r[:3]))

@@ -57,13 +57,10 @@ class Stretch:
     symbols: tuple[str, ...]  # sorted
     first: int = ALWAYS  # ns; rows of the first symbol before it are not in it
     last: int | None = None  # ns; rows of the last symbol from it on are not in it
-    everything: bool = False  # the whole partition, whatever its symbols
 
     @property
     def holds(self) -> pl.Expr:
         """Which stored rows lie in it."""
-        if self.everything:
-            return pl.lit(value=True)
         rule = pl.col("symbol").is_in(list(self.symbols))
         if self.first != ALWAYS:
             rule &= (pl.col("symbol") != self.symbols[0]) | (pl.col("ts_event") >= self.first)
@@ -125,7 +122,7 @@ class Neighbours:
         found = []
         for g in range(file.metadata.num_row_groups):
             ends = _ends(file.metadata.row_group(g), at["symbol"])
-            if of.everything or ends is None or (ends[0] <= of.symbols[-1] and ends[1] >= of.symbols[0]):
+            if ends is None or (ends[0] <= of.symbols[-1] and ends[1] >= of.symbols[0]):
                 found.append(g)
         return found
 
@@ -133,7 +130,7 @@ class Neighbours:
         """Every version of every row of a stretch."""
         empty = pl.DataFrame(schema=self._kinds | {FILE: pl.String()})
         found = [empty]
-        for path in self.paths if of.symbols or of.everything else ():
+        for path in self.paths if of.symbols else ():
             if step_in(path) != of.step or not (groups := self._groups(path, of)):
                 continue
             file, at = self._file(path)

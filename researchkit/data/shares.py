@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +71,62 @@ def _accounts(registry: Registry, table: str, objects: Sequence[str]) -> list[di
     return accounts
 
 
-def _refuse_partial(account: dict[str, Any], shared: Sequence[dict[str, Any]], named: Sequence[str]) -> None:
+_WHERE = "f.table_name = :t AND f.retired_ns IS NULL"
+_BROUGHT = (
+    f"SELECT f.path, f.rows AS mine, f.rows AS whole, f.raw_sha256 AS origin FROM lake_files f "
+    f"WHERE f.raw_sha256 = :r AND {_WHERE} UNION ALL "
+    "SELECT f.path, o.rows AS mine, f.rows AS whole, '' AS origin FROM file_origins o "
+    f"JOIN lake_files f ON f.path = o.path WHERE o.raw_sha256 = :r AND {_WHERE}"
+)
+_SHARED = (
+    "SELECT s.path, s.rows AS mine, f.rows AS whole, f.raw_sha256 AS origin FROM shared_files s "
+    f"JOIN lake_files f ON f.path = s.path WHERE s.raw_sha256 = :r AND {_WHERE}"
+)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one file has of an object."""
+
+    path: str
+    mine: int  # rows of the object
+    whole: int  # rows in the file
+    origins: frozenset[str]  # the objects that brought the file's rows
+
+
+def _parts(
+    registry: Registry, table: str, raw_sha256: str
+) -> tuple[list[_Part], int]:  # and how many rows are shared
+    """The files in which the rows of an object lie."""
+    brought = registry.rows(_BROUGHT, r=raw_sha256, t=table)
+    shared = registry.rows(_SHARED, r=raw_sha256, t=table)
+    found: dict[str, _Part] = {}
+    for row in (*brought, *shared):
+        path, was = row["path"], found.get(row["path"])
+        if was is None:
+            query = "SELECT raw_sha256 FROM file_origins WHERE path = :p"
+            merged = [r["raw_sha256"] for r in registry.rows(query, p=path)] if not row["origin"] else []
+            was = _Part(path, 0, row["whole"], frozenset(merged or [row["origin"]]))
+        found[path] = replace(was, mine=was.mine + row["mine"])
+    return [found[path] for path in sorted(found)], sum(row["mine"] for row in shared)
+
+
+def _refuse_partial(
+    account: dict[str, Any], parts: Sequence[_Part], shared: int, named: frozenset[str]
+) -> None:
     """Raise unless whole files hold what an object holds, and its account adds up."""
     words = f"{account['table_name']}: object {account['raw_sha256'][:12]}"
-    if account["held"] != account["rows"] + sum(row["rows"] for row in shared):
+    if account["held"] != account["rows"] + shared:
         raise IntegrityError(
             f"{words}: which of its rows came with other objects was not counted; ingest it again, "
             "with the published=… that it was ingested with, if any"
         )
-    partly = [row for row in shared if row["rows"] != row["whole"] and row["origin"] not in named]
+    partly = [part for part in parts if part.mine < part.whole and not part.origins <= named]
     if partly:
-        origins = ", ".join(sorted({row["origin"][:12] for row in partly}))
+        others = sorted({o[:12] for part in partly for o in part.origins - named})
         raise ValueError(
             f"{words} holds {account['held']:,} rows and brought {account['rows']:,} of them; "
-            f"{sum(row['rows'] for row in partly):,} came with {origins}, in files that hold other rows too: "
+            f"{sum(part.mine for part in partly):,} came with {', '.join(others)}, in files that hold other rows too: "
             "name these objects too, or use a workspace of its own"
         )
 
@@ -95,15 +137,9 @@ def files_of(
     objects: Iterable[str],  # SHA-256 of raw objects; those of other tables add nothing
 ) -> frozenset[str]:  # relative to the lake; they hold the rows of these objects and no others
     """The files that hold what raw objects hold; raises `ValueError` when no whole files do."""
-    named, paths = sorted(set(objects)), set[str]()
-    shares = (
-        "SELECT s.path, s.rows, f.rows AS whole, f.raw_sha256 AS origin FROM shared_files s "
-        "JOIN lake_files f ON f.path = s.path WHERE s.raw_sha256 = :r AND s.table_name = :t ORDER BY s.path"
-    )
-    brought = "SELECT path FROM lake_files WHERE raw_sha256 = :r AND table_name = :t"
-    for account in _accounts(registry, table, named):
-        of = {"r": account["raw_sha256"], "t": table}
-        shared = registry.rows(shares, **of)
-        _refuse_partial(account, shared, named)
-        paths |= {row["path"] for row in (*registry.rows(brought, **of), *shared)}
+    named, paths = frozenset(objects), set[str]()
+    for account in _accounts(registry, table, sorted(named)):
+        parts, shared = _parts(registry, table, account["raw_sha256"])
+        _refuse_partial(account, parts, shared, named)
+        paths |= {part.path for part in parts}
     return frozenset(paths)

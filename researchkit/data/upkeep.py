@@ -58,7 +58,7 @@ class Attended:
         from pyiceberg.exceptions import NoSuchTableError
 
         resource = parse_table(table)
-        self._door.ask("ingest", resource, context=context)
+        self._door.ask("upkeep", resource, context=context)
         with tables.alone(self.storage, self._registry, resource):
             try:
                 found = self._catalog().load_table(resource.identifier)

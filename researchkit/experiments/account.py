@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from ..context import parse_table
+from ..data.quarantine import ward_of
+from ..data.tables import stem
 from .checks import Source
 from .runs import provenance_digest
 from .storing import HASHED, artifact_body, digest, rows_digest
@@ -189,8 +192,16 @@ def _ingest(line: Entry) -> Iterator[Claim]:
     for path, sha256 in said["files"].items():
         fields = {"table_name": said["table"], "raw_sha256": said["raw"], "sha256": sha256}
         yield Claim("lake_files", (path,), fields, line.seq)
-    for path, sha256 in said.get("aside", {}).items():
-        yield Claim("lake_files", (path,), {"raw_sha256": said["raw"], "sha256": sha256}, line.seq)
+    if said.get("quarantined"):
+        yield Claim(
+            "lake_files", (_aside(said["table"], said["raw"]),), {"raw_sha256": said["raw"]}, line.seq
+        )
+
+
+def _aside(table: str, raw_sha256: str) -> str:
+    """Where the rows lie that an ingest put aside."""
+    space, name = ward_of(parse_table(table)).identifier
+    return f"{space}/{name}/data/{stem(raw_sha256)}.parquet"
 
 
 def _pin(line: Entry) -> Iterator[Claim]:

@@ -130,6 +130,81 @@ def test_killed_once_at_each_site_nothing_is_lost_or_doubled(tmp_path: Path) -> 
         assert answer["then"] == whole, kill
 
 
+LATER = r"""
+sys.path.insert(0, str(Path(os.environ["HERE"])))
+import test_ingest_rows as rows
+from researchkit.data import tables
+from researchkit.data.ingest import ingest, ingest_many
+
+
+def stream(root):
+    install(root / "policy")
+    registry = Registry(f"sqlite:///{root}/catalog.db")
+    door = Door(Policy(root / "policy"), Ledger(f"sqlite:///{root}/ledger.db"))
+    raw = RawZone(root / "raw", registry=registry, keyring=Keyring(root / "keys"), door=door, immutable=False)
+    lake = Lake(root / "lake", registry=registry, raw=raw, door=door)
+    parts = {"raw": raw, "catalog": lake.catalog, "index": lake._index, "context": rows.ME}
+
+    def put(content, name):
+        return raw.put(content, name=name, key="demo", context=rows.ME).sha256
+
+    first = rows.trades(*[("ESH4", 9 + i / 1000, 100 + i) for i in range(300)])
+    first["price"][17] = 10**18
+    again = first[[i for i in range(300) if i != 5]]
+    again["price"][50] += 10**9
+    ingest_many([put(rows.file(first, "ESH4"), "day"), put(rows.day_file(3), "3"), put(rows.day_file(4), "4")], **parts)
+    ingest(put(rows.file(again, "ESH4"), "day"), **parts)
+    ask = lambda words: [list(row.values()) for row in registry.rows(f"SELECT {words}")]
+    return {
+        "files": len(tables.planned(lake.catalog.load_table(("demo", "trades")))),
+        "bad": ask("reason, rows FROM quarantined ORDER BY raw_sha256"),
+        "restated": ask("retracted, added FROM restatements"),
+        "symbols": ask("symbol, rows FROM lake_symbols ORDER BY symbol"),
+        "months": ask("symbol, month, rows FROM lake_months ORDER BY symbol"),
+        "ingests": ask("rows, held FROM ingests ORDER BY raw_sha256"),
+        "shared": ask("rows FROM shared_files"),
+        "indexed": ask("COUNT(*) FROM lake_files"),
+        "lines": [e.kind for e in door.ledger.entries()].count("ingest"),
+        "sound": all(f.ok for f in lake.verify()),
+    }
+
+
+base = Path(sys.argv[1])
+count = base / "count"
+died(fork(base / "whole", base / "whole.json", count=str(count)))
+whole = json.loads((base / "whole.json").read_text())
+hits, kills = {}, []
+for line in count.read_text().splitlines():
+    hits[line] = hits.get(line, 0) + 1
+    if line.split(":")[0] in ("commit", "ingest"):
+        kills.append(f"{line}:{hits[line]}")
+answers = {}
+for kill in kills[5::11]:
+    root, out = base / kill.replace(":", "-"), base / f"{kill.replace(':', '-')}.json"
+    killed = died(fork(root, out, kill, str(base / f"hits-{kill}")))
+    died(fork(root, out))
+    answers[kill] = {"killed": killed, "then": json.loads(out.read_text())}
+print(json.dumps({"whole": whole, "answers": answers}))
+"""
+
+
+def test_killed_among_bad_rows_and_restatements_nothing_is_lost_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERE", str(Path(__file__).parent))
+    told = run(LATER, tmp_path)
+    whole = told["whole"]
+    assert whole["restated"] == [[2, 1]], whole
+    assert whole["ingests"].count([2, 2]) == 2, whole
+    assert [1, 298] in whole["ingests"], whole
+    assert len(whole["bad"]) == 2
+    assert whole["sound"]
+    assert len(told["answers"]) >= 4
+    for kill, answer in told["answers"].items():
+        assert answer["killed"], kill
+        assert answer["then"] == whole, kill
+
+
 TOGETHER = r"""
 base = Path(sys.argv[1])
 died(fork(base / "first", base / "first.json"))  # the folders and databases of a workspace exist

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import duckdb
+import duckdb_extension_avro
+import duckdb_extension_iceberg
 import pytest
 from lake_kills import ME, TABLE, house, sessions
 
 from researchkit.context import parse_table
 from researchkit.data import tables
 
+EXTENSIONS = (duckdb_extension_avro, duckdb_extension_iceberg)  # the second one asks for the first
 
-def extension(name: str) -> Path:
+
+def extension(package: ModuleType) -> Path:
     """The file of an extension that came as a package."""
-    package = importlib.import_module(f"duckdb_extension_{name}")
-    return next(Path(str(package.__file__)).parent.rglob(f"{name}.duckdb_extension"))
+    return next(Path(str(package.__file__)).parent.rglob("*.duckdb_extension"))
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,8 @@ def duck() -> Any:
     """DuckDB with what reads Iceberg, and nothing that it would fetch by itself."""
     connection = duckdb.connect()
     connection.execute("SET autoinstall_known_extensions = false")
-    for name in ("avro", "iceberg"):  # the second one asks for the first
-        connection.execute(f"LOAD '{extension(name)}'")
+    for package in EXTENSIONS:
+        connection.execute(f"LOAD '{extension(package)}'")
     return connection
 
 

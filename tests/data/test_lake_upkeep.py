@@ -62,7 +62,7 @@ def test_who_may_only_read_may_not_tend(ws: SimpleNamespace) -> None:
     for task in (ws.upkeep.compact, ws.upkeep.expire, ws.upkeep.orphans, ws.upkeep.rewrite, ws.upkeep.layout):
         with pytest.raises(AccessDenied):
             task(TABLE, context=reader)
-    assert [e.body["action"] for e in ws.door.ledger.entries("denied")] == ["ingest"] * 5
+    assert [e.body["action"] for e in ws.door.ledger.entries("denied")] == ["upkeep"] * 5
 
 
 def test_a_reader_who_planned_before_reads_on_after(ws: SimpleNamespace) -> None:

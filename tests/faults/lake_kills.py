@@ -98,13 +98,14 @@ def tend(root: Path) -> None:
 def report(root: Path) -> dict[str, Any]:
     """What must be the same however often it was killed."""
     ws = house(root)
+    rows = seen(ws)
     index = {r["path"] for r in ws.registry.rows("SELECT path FROM lake_files WHERE retired_ns IS NULL")}
     live = set(tables.planned(ws.lake.table(parse_table(TABLE))))
     objects = [
         r["raw_sha256"] for r in ws.registry.rows("SELECT raw_sha256 FROM ingests ORDER BY ingested_ns")
     ]
     return {
-        "rows": seen(ws), "early": seen(ws, pin="early"), "objects": seen(ws, objects=objects),
+        "rows": rows, "early": seen(ws, pin="early"), "objects": seen(ws, objects=objects),
         "index": index == live, "files": len(live), "verify": [f.words for f in ws.lake.verify() if not f.ok],
         "symbols": ws.lake.symbols(TABLE)["rows"].to_list(), "chain": ws.door.ledger.verify().ok,
     }  # fmt: skip

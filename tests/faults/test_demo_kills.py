@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("demo kills")
 ELSEWHERE = {  # sites that the demo has no use for, and the tests that kill there
     "secret": "test_killing_vault.py", "witness": "test_killing_vault.py", "part": "test_killing_vault.py",
     "hold": "test_killing_vault.py", "shred": "test_killing_vault.py", "order": "order_kills.py",
-    "segment": "test_live_sessions.py", "upkeep": "test_killing_lake.py",
+    "segment": "killing_live.py", "upkeep": "test_killing_lake.py",
 }  # fmt: skip
 HERE = [site for site in SITES if site not in ELSEWHERE]
 OFTEN = (

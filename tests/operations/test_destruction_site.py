@@ -72,12 +72,3 @@ def test_a_licence_ends_in_a_bucket_too_merged_files_and_all(site: Path) -> None
     assert sum(f.path.endswith(".parquet") for f in there) == 1
     assert not [f.path for f in there for t in TOLD if t in ws._lake.storage.open(f.path).read()]
     assert not [p for p in (site / "lake").rglob("*") if p.is_file() and p.stat().st_size]
-
-
-def test_merged_files_end_with_their_licence_in_a_folder(tmp_path: Path) -> None:
-    make(tmp_path)
-    assert merged(tmp_path) == 2
-    end(tmp_path)
-    after = left(tmp_path)
-    assert {k: after[k] for k in WANTED} == WANTED
-    assert len(after["lake"]) == 1

@@ -1,0 +1,109 @@
+"""A day's work on a lake at the command line: every command answers with JSON, and what it says is true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing_lake import BARS, TICKS, granted, minutes, removed, trades
+from test_commands import refused, said, typed
+
+pytestmark = pytest.mark.xdist_group("lake commands")
+TRIED = {
+    "data_ingest", "data_orders", "data_coverage", "data_impact", "data_quality", "data_catalog", "data_describe",
+    "data_lineage", "data_record", "lake_compact", "lake_orphans", "lake_expire", "lake_rewrite", "lake_layout",
+    "lake_instruments", "lake_continuous", "lake_sessions", "lake_actions",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A workspace with two days of trades, one of them restated, and three files of bars, brought in by the command."""
+    place = tmp_path_factory.mktemp("lake-commands")
+    granted(place / "workspace")
+    for day in range(2):
+        bring(place, f"ticks-{day}.trades.dbn.zst", trades(day))
+    for part in range(3):
+        bring(place, f"bars-{part}.ohlcv-1m.dbn.zst", minutes(part))
+    yield place / "workspace"
+    removed(place / "workspace")
+
+
+def bring(place: Path, name: str, content: bytes) -> Any:
+    """Write a file as a vendor would send it, and take it in."""
+    path = place / name
+    path.write_bytes(content)
+    return said("data", "ingest", path, at=place / "workspace")
+
+
+def test_what_was_taken_in_is_there_and_taking_it_in_again_changes_nothing(root: Path) -> None:
+    tables = {row["table"]: row["rows"] for row in said("lake", "tables", at=root)}
+    assert tables == {TICKS: 800, BARS: 360}
+    bring(root.parent, "ticks-0.trades.dbn.zst", trades(0))
+    assert {row["table"]: row["rows"] for row in said("lake", "tables", at=root)} == tables
+    assert said("lake", "head", BARS, "-n", "3", at=root)[0]["open"] == "100.000000000"
+
+
+def test_a_restated_file_is_a_correction_and_what_it_touches_is_named(root: Path) -> None:
+    said("data", "pin", "create", "early", TICKS, at=root)
+    before = said("lake", "head", TICKS, "-n", "900", at=root)
+    bring(root.parent, "ticks-0.trades.dbn.zst", trades(0, cancelled=100))
+    after = said("lake", "head", TICKS, "-n", "900", at=root)
+    assert (len(before), len(after)) == (800, 799)
+    assert all(row in before for row in after)
+    told = json.dumps(said("data", "impact", TICKS, at=root))
+    assert "early" in told
+    book = root.parent / "early.json"
+    assert typed("data", "pin", "export", "early", "--to", book, at=root).exit_code == 0
+    assert typed("data", "pin", "verify", "early", at=root).exit_code == 0
+    elsewhere = typed("data", "pin", "verify", "--book", book, "--folder", root / "lake")
+    assert elsewhere.exit_code == 0, elsewhere.output
+
+
+def test_upkeep_changes_files_and_no_row(root: Path) -> None:
+    rows = said("lake", "head", BARS, "-n", "400", at=root)
+    files = said("lake", "layout", BARS, at=root)
+    for words in ("compact", "rewrite", "expire", "orphans"):
+        said("lake", words, BARS, at=root)
+    assert said("lake", "layout", BARS, at=root) == files
+    assert "nothing was done" in refused("lake", "compact", BARS, "--yes", "no", at=root)
+    for words in ("compact", "rewrite", "expire", "orphans"):
+        said("lake", words, BARS, "--yes", BARS, at=root)
+    assert said("lake", "layout", BARS, at=root)[0]["files"] == 1
+    assert said("lake", "head", BARS, "-n", "400", at=root) == rows
+
+
+def test_what_there_is_and_where_it_came_from(root: Path) -> None:
+    said("data", "describe", BARS, "--words", "minutes of nothing", "--licence", "none", at=root)
+    assert said("data", "catalog", "minutes of nothing", at=root)[0]["table"] == BARS
+    assert "none" in json.dumps(said("data", "describe", BARS, at=root))
+    names = json.dumps(said("data", "lineage", BARS, at=root))
+    assert all(f"bars-{part}" in names for part in range(3))
+    looked = typed("data", "quality", BARS, "--json", at=root)
+    assert json.loads(looked.stdout)
+    assert "no table 'TEST.BARZ/ohlcv-1m'" in refused("data", "quality", "TEST.BARZ/ohlcv-1m", at=root)
+
+
+def test_instruments_sessions_and_actions(root: Path) -> None:
+    assert json.dumps(said("lake", "instruments", "TEST.TICKS", "AAA", at=root)).count("AAA")
+    days = said("lake", "sessions", "XNYS", "--from", "2024-07-01", "--to", "2024-07-06", at=root)
+    assert [row["half"] for row in days] == [False, False, True, False]
+    file = root.parent / "splits.csv"
+    file.write_text("ex,symbol,kind,ratio\n2024-08-09,AAA,split,2\n")
+    assert typed("lake", "actions", "ACME", "--add", file, "--licence", "own", at=root).exit_code == 0
+    assert [row["kind"] for row in said("lake", "actions", "ACME", at=root)] == ["split"]
+    assert refused("lake", "continuous", "AA.c.0", "TEST.TICKS", at=root)
+
+
+def test_without_a_vendor_nothing_is_bought_and_the_sentence_says_what_is_missing(root: Path) -> None:
+    assert said("data", "orders", at=root) == []
+    assert said("data", "coverage", at=root) == []
+    span = ("--symbols", "AAA", "--from", "2024-08", "--to", "2024-08")
+    assert "vendor_url" in refused(
+        "data", "ingest", "--dataset", "TEST.TICKS", "--schema", "trades", *span, at=root
+    )
+    feed = ("--dataset", "TEST.TICKS", "--schema", "trades", "--symbols", "AAA")
+    assert "only with a legal sign-off" in refused("data", "record", *feed, at=root)
+    assert said("data", "record", *feed, "--missing", at=root) == []
