@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from .errors import SettingsError, WorkspaceError, not_found
 
 # %% auto #0
-__all__ = ['SCHEMES', 'IDENTITIES', 'PLAIN', 'FILE', 'ENVIRONMENT', 'Settings', 'Address', 'address', 'latencies', 'latency_of',
-           'read', 'path_of', 'address_of', 'file_option', 'database_of', 'find_workspace', 'environment']
+__all__ = ['SCHEMES', 'IDENTITIES', 'PLAIN', 'FILE', 'ENVIRONMENT', 'Settings', 'Address', 'address', 'read', 'path_of',
+           'address_of', 'file_option', 'database_of', 'find_workspace', 'environment']
 
 # %% ../nbs/foundation/04_settings.ipynb #set07
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Settings:
     policy_url: str = "embedded:policy"  # Rego files, evaluated in process
     identity: str = "os-user"  # how a principal is established
     executor_url: str = "local:"  # how work is spread
-    delivery_latency: str = ""  # from capture to us, by dataset: "GLBX.MDP3=2ms, *=10ms"; see `latency_of`
     perimeter: str = ""  # hosts and networks that are ours, comma-separated; see the doctor
 
     @property
@@ -82,33 +81,6 @@ def _carries_a_credential(parts: SplitResult) -> bool:
     inner = [urlsplit(value) for _, value in parse_qsl(parts.query) if "://" in value]
     return any("@" in p.netloc for p in (parts, *inner))
 
-# %% ../nbs/foundation/04_settings.ipynb #set086
-_UNITS: Mapping[str, int] = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
-
-
-def latencies(
-    text: str,  # "GLBX.MDP3=2ms, *=10ms"
-) -> dict[str, int]:  # dataset → nanoseconds
-    """Read delivery latencies; a `SettingsError` names the part that is none."""
-    found: dict[str, int] = {}
-    for part in (p.strip() for p in text.split(",") if p.strip()):
-        name, _, amount = part.partition("=")
-        digits = amount.strip().rstrip("nmus")
-        unit = amount.strip()[len(digits) :]
-        if not (name.strip() and digits.isascii() and digits.isdigit() and unit in _UNITS):
-            raise SettingsError(f"delivery_latency: '{part}' must be DATASET=NUMBER and ns, us, ms or s")
-        found[name.strip()] = int(digits) * _UNITS[unit]
-    return found
-
-
-def latency_of(
-    settings: Settings,
-    dataset: str,  # "GLBX.MDP3"
-) -> int:  # nanoseconds
-    """How long a tick of a dataset takes from its capture to us; 0 where nothing is set."""
-    known = latencies(settings.delivery_latency)
-    return known.get(dataset, known.get("*", 0))
-
 # %% ../nbs/foundation/04_settings.ipynb #set10
 SCHEMES: Mapping[str, Mapping[str, str]] = {  # by setting: each scheme with its options
     "raw_url": {"file": "retention", "s3": "endpoint! secret! ca region retention"},
@@ -121,7 +93,7 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {  # by setting: each scheme with its
     "policy_url": {"embedded": ""}, "executor_url": {"local": ""},
 }  # fmt: skip
 IDENTITIES = ("os-user",)
-PLAIN = ("identity", "delivery_latency", "perimeter")  # settings that are no URL
+PLAIN = ("identity", "perimeter")  # settings that are no URL
 
 
 def _check_value(key: str, value: object) -> None:
@@ -130,8 +102,6 @@ def _check_value(key: str, value: object) -> None:
         raise SettingsError(f"{key} must be a string, got {value!r}")
     if key == "identity" and value not in IDENTITIES:
         raise SettingsError(f"identity must be one of {', '.join(IDENTITIES)}, got '{value}'")
-    if key == "delivery_latency":
-        latencies(value)
     if key not in PLAIN:
         _check_url(key, address(key, value))
 

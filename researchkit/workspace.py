@@ -236,7 +236,7 @@ class Data(Shelves):
     @cached_property
     def quality(self) -> Any:
         """What is wrong with a table: `check`, `last`, `quarantined`."""
-        from researchkit.data.quality import Quality
+        from researchkit.data.survey import Quality
 
         return Bound(Quality(self._lake, **self._parts("registry", "door")), lambda: self.context)
 

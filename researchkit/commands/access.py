@@ -12,7 +12,7 @@ import typer
 from .console import JsonOption, WorkspaceOption, noun, opened, say
 
 # %% auto #0
-__all__ = ['access', 'access_explain', 'access_who']
+__all__ = ['access', 'access_explain', 'access_who', 'access_grant']
 
 # %% ../../nbs/commands/05_access.ipynb #cac06
 access = noun("Who may do what, and who did.")
@@ -61,3 +61,22 @@ def access_who(
         for e in ws.ledger.entries(kind, subject=f"table:{table}", limit=last)
     ]
     say(as_table(sorted(reads, key=lambda e: -e.seq)[:last]), json=json, empty=f"nobody read {table} yet")
+
+# %% ../../nbs/commands/05_access.ipynb #cac21
+@access.command("grant")
+def access_grant(
+    role: str,
+    action: Annotated[str, typer.Argument(help="read, ingest, order, pin, upkeep, …")],
+    resource: Annotated[str, typer.Argument(help="XNAS.ITCH/trades, XNAS.ITCH/* or *")],
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give a role one action on a table, a dataset or everything."""
+    from researchkit.security.policy import grant
+    from researchkit.settings import path_of
+
+    ws = opened(workspace)
+    said = {"subject": f"table:{resource}", "role": role, "action": action}
+    ws.ledger.append("grant", said, ws.context)
+    new = grant(path_of(ws.settings, "policy_url"), role, action=action, resource=resource)
+    say([{"role": role, "action": action, "resource": resource, "new": new}], json=json)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['HELP', 'WorkspaceOption', 'JsonOption', 'LastOption', 'RowsOption', 'AfterOption', 'YesOption', 'plain', 'cell',
-           'moment', 'as_rows', 'say_json', 'say', 'noun', 'opened', 'confirmed', 'hidden', 'sentence', 'unlocked']
+__all__ = ['CODES', 'HELP', 'WorkspaceOption', 'JsonOption', 'LastOption', 'RowsOption', 'AfterOption', 'YesOption', 'plain',
+           'cell', 'moment', 'as_rows', 'say_json', 'say', 'noun', 'opened', 'confirmed', 'hidden', 'sentence',
+           'unlocked']
 
 # %% ../../nbs/commands/01_console.ipynb #con06
 def plain(
@@ -68,8 +69,22 @@ def moment(
 def as_rows(
     data: pl.DataFrame | Iterable[Mapping[str, Any]],  # a frame, or mappings with the same keys
 ) -> list[dict[str, Any]]:
-    """Read a frame or mappings as plain rows."""
-    return data.to_dicts() if hasattr(data, "to_dicts") else [dict(row) for row in data]
+    """Read a frame or mappings as plain rows; an instant of a frame that needs more than microseconds becomes text."""
+    if not hasattr(data, "to_dicts"):
+        return [dict(row) for row in data]
+    frame = cast("pl.DataFrame", data)
+    return frame.with_columns(_finer(frame)).to_dicts()
+
+
+def _finer(data: pl.DataFrame) -> list[pl.Series]:
+    """The columns whose nanoseconds Python's clock cannot hold, written out."""
+    kinds = [s for s in data if str(s.dtype) == "Datetime(time_unit='ns', time_zone='UTC')"]
+    return [s.dt.to_string("%Y-%m-%dT%H:%M:%S%.9fZ") for s in kinds if (s.to_physical() % 1_000 != 0).any()]
+
+
+CODES = frozenset(
+    {"sequence", "ordinal", "order_id", "instrument_id", "publisher_id", "ts_in_delta"}
+)  # no quantities
 
 
 def say_json(value: object) -> None:
@@ -101,7 +116,7 @@ def say(
         numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(cell(v) for v in row.values()))
+        table.add_row(*(str(v) if k in CODES and v is not None else cell(v) for k, v in row.items()))
     Console().print(table)
 
 # %% ../../nbs/commands/01_console.ipynb #con15

@@ -48,7 +48,7 @@ def lake_instruments(
         say(
             part.contracts(product, dataset, asof=asof),
             json=json,
-            empty=f"no contract of {product} is listed",
+            empty=f"every contract of {product} on record has expired by then: name an earlier instant with --asof",
         )
 
 # %% ../../nbs/commands/14_instruments.ipynb #cin10
@@ -74,17 +74,23 @@ def lake_continuous(
     json: JsonOption = False,
 ) -> None:
     """Say which contract a continuous future meant, and when and why that changed."""
+    import polars as pl
+
+    from researchkit.data.contracts import ASSUMED
     from researchkit.data.futures import RollBy
 
     by = RollBy(activity=activity, calendar=calendar, out=out, steady=steady, settles=settles)
     found = opened(workspace).instruments.rolls(series, dataset, start=start, end=end, asof=asof, by=by)
-    columns = ("symbol", "since", "until", "before", "reason", "deadline")
+    columns = ("symbol", "since", "until", "before", "reason", "deadline", "settles")
+    short = found.with_columns(pl.col("settles").str.split(":").list.first())
     say(
-        found if json else found.select(columns),
+        found if json else short.select(columns),
         json=json,
         title=series,
         empty=f"{series} meant no contract then",
     )
+    if not json and (found["settles"] == ASSUMED).any():
+        typer.echo(f"{series}: delivery is {ASSUMED}")
 
 # %% ../../nbs/commands/14_instruments.ipynb #cin13
 @lake.command("sessions")
@@ -128,7 +134,7 @@ def lake_actions(
             raise ValueError(f"{add.name}: name the licence of its rows, as in --licence internal")
         done = part.bring_actions(add, source, licence=licence)
         words = (
-            f"{done.rows:,} rows of {add.name} are new in {done.table}"
+            f"{done.rows:,} row{' of' if done.rows == 1 else 's of'} {add.name} {'is' if done.rows == 1 else 'are'} new in {done.table}"
             if done.new
             else "it was in the lake before"
         )

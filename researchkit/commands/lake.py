@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -15,6 +15,8 @@ from researchkit.commands.console import (
     JsonOption,
     WorkspaceOption,
     YesOption,
+    as_rows,
+    cell,
     confirmed,
     noun,
     opened,
@@ -22,8 +24,8 @@ from researchkit.commands.console import (
 )
 
 # %% auto #0
-__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'PartOption', 'Rows', 'Act', 'lake_tables', 'lake_head', 'lake_asof',
-           'lake_compact', 'lake_orphans', 'lake_expire', 'lake_rewrite', 'lake_layout']
+__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'PartOption', 'Rows', 'Act', 'fitted', 'say_fitting', 'lake_tables',
+           'lake_head', 'lake_asof', 'lake_compact', 'lake_orphans', 'lake_expire', 'lake_rewrite', 'lake_layout']
 
 # %% ../../nbs/commands/04_lake.ipynb #clk06
 lake = noun("Tables that know their time.")
@@ -34,6 +36,53 @@ PublishedOption = Annotated[
 ]
 
 
+_LEAST = (  # what is left out first
+    "ordinal", "flags", "depth", "ts_in_delta", "ts_recv", "sequence", "side", "action", "ts_published", "ts_known",
+)  # fmt: skip
+
+
+def _wide(rows: list[dict[str, Any]]) -> int:
+    """How many characters a table takes."""
+    found = 1
+    for name in rows[0]:
+        words = [*name.split("\n"), *(cell(row[name]) for row in rows)]
+        found += 3 + max(len(w) for w in words)
+    return found
+
+
+def fitted(
+    rows: list[dict[str, Any]],
+    room: int,  # characters
+    least: Sequence[str] = (),  # what is left out first
+) -> tuple[list[dict[str, Any]], list[str]]:  # rows with fewer columns, and what was left out
+    """Leave columns out until a table fits, or none are left that may be."""
+    left, hidden, shown = [n for n in least if n in rows[0]], list[str](), rows
+    while left and _wide(shown) > room:
+        hidden.append(left.pop(0))
+        shown = [{n: v for n, v in row.items() if n not in hidden} for row in rows]
+    return shown, hidden
+
+
+def say_fitting(data: Any, *, json: bool, least: Sequence[str] = (), empty: str = "nothing to show") -> None:
+    """Print rows as a table that fits the terminal, or a value a line; as JSON, all of it."""
+    rows = as_rows(data)
+    if json or not rows:
+        say(rows, json=json, empty=empty)
+        return
+    from rich.console import Console
+
+    room = Console().width
+    shown, hidden = fitted(rows, room, least)
+    if _wide(shown) > room:
+        most = max(len(n) for n in rows[0])
+        lines = ("\n".join(f"{n:<{most}}  {cell(v)}" for n, v in row.items()) for row in rows)
+        typer.echo("\n\n".join(lines))
+        return
+    say(shown, json=False)
+    if hidden:
+        typer.echo(f"not shown for want of room: {', '.join(hidden)}; --json has them")
+
+
 def _names(symbols: str) -> list[str] | None:
     """Read a comma-separated list; nothing means all."""
     return [s.strip() for s in symbols.split(",") if s.strip()] or None
@@ -41,8 +90,13 @@ def _names(symbols: str) -> list[str] | None:
 
 @lake.command("tables")
 def lake_tables(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """List the tables."""
-    say(opened(workspace).lake.tables(), json=json, empty="there is no table yet")
+    """List the tables, with what is held: every version of a row."""
+    found = as_rows(opened(workspace).lake.tables())
+    if not json:
+        days = {"first": lambda at: f"{at:%Y-%m-%d}", "last": lambda at: f"{at:%Y-%m-%d}"}
+        names = {"rows": "rows held\n(all versions)"}
+        found = [{names.get(n, n): days.get(n, lambda v: v)(v) for n, v in row.items()} for row in found]
+    say_fitting(found, json=json, empty="there is no table yet")
 
 
 @lake.command("head")
@@ -62,7 +116,7 @@ def lake_head(
     """Show the first rows of a table, or of a part of it."""
     seen: dict[str, Any] = {"asof": asof, "published": published, "pin": pin, "vendor": vendor}
     lazy = opened(workspace).lake.scan(table, symbols=_names(symbols), start=start, end=end, **seen)
-    say(lazy.head(rows).collect(), json=json)
+    say_fitting(lazy.head(rows).collect(), json=json, least=_LEAST)
 
 
 @lake.command("asof")
@@ -87,7 +141,8 @@ def lake_asof(
         .lake.scan(table, symbols=_names(symbols), start=start, end=moment, asof=moment, published=published)
         .collect()
     )
-    say(found.sort("symbol", "ts_event").unique("symbol", keep="last", maintain_order=True), json=json)
+    last = found.sort("symbol", "ts_event").unique("symbol", keep="last", maintain_order=True)
+    say_fitting(last, json=json, least=_LEAST)
 
 # %% ../../nbs/commands/04_lake.ipynb #clk13
 PartOption = Annotated[

@@ -41,28 +41,37 @@ def heard(*, quiet: bool) -> Iterator[Callable[[Recorded], None]]:
 def _missing(ws: Workspace, feed: Feed, *, json: bool) -> None:
     """List what was missed."""
     rows = [
-        {"table": o.table, "symbols": ",".join(o.symbols), "what": str(o), "start": o.start, "end": o.end}
+        {"table": o.table, "what": str(o), "start": o.start, "end": o.end, "why": ""}
+        | {"symbols": ",".join(o.symbols)}
         for o in ws.live.missing(feed)
     ]
-    shown = (
-        rows
-        if json
-        else [
-            {"missing": row["what"], "seconds": f"{(row['end'] - row['start']) / 1e9:,.3f}"} for row in rows
+    rows += [
+        {"table": a.table, "what": a.name, "start": a.start, "end": a.end, "why": f"set aside: {a.why}"}
+        | {"symbols": ",".join(feed.symbols)}
+        for a in ws.live.aside(feed)
+    ]
+    if not json:
+        rows = [
+            {
+                "missing": row["what"],
+                "seconds": f"{(row['end'] - row['start']) / 1e9:,.3f}",
+                "why": row["why"],
+            }
+            for row in rows
         ]
-    )
-    say(shown, json=json, empty="nothing was missed of what was recorded")
+    say(rows, json=json, empty="nothing was missed of what was recorded")
 
 
 def _backfill(ws: Workspace, feed: Feed, yes: str, *, json: bool) -> None:
     """Buy what was missed."""
-    person, found = sys.stdin.isatty() and sys.stderr.isatty(), []
-    for order in ws.live.whole(feed):
-        said = ws.orders.estimate(order)
-        typer.echo(str(said), err=True)
+    person, found, orders = sys.stdin.isatty() and sys.stderr.isatty(), [], ws.live.whole(feed)
+    if orders:
+        said = ws.orders.estimate_all(orders)
+        for one in said:
+            typer.echo(str(one), err=True)
         limit = agreed(said, yes, person=person)
         with going_on(), progress_of(quiet=json or not sys.stderr.isatty()) as told:
-            found += ws.orders.buy(order, agreed=limit, told=told)
+            found = ws.orders.buy_all(orders, agreed=limit, told=told)
     rows = ({"order": p.id, "what": str(p.order), "state": p.state, "records": p.records} for p in found)
     say(rows, json=json, empty="nothing was missed of what was recorded")
 
@@ -118,3 +127,6 @@ def _told(done: Recorded, *, json: bool) -> None:
         typer.echo(
             "the same command goes on from there" + ("; --backfill buys what was missed" if done.gaps else "")
         )
+    if done.trouble:
+        typer.echo(f"not in the lake: {done.trouble}", err=True)
+        raise typer.Exit(1)

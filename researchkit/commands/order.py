@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,26 +23,32 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['agreed', 'progress_of', 'going_on', 'data_ingest', 'data_orders', 'data_coverage']
+__all__ = ['agreed', 'progress_of', 'going_on', 'telling', 'data_ingest', 'data_orders', 'data_coverage']
 
 # %% ../../nbs/commands/12_order.ipynb #cor06
 def agreed(
-    estimate: Estimate,
+    estimate: Estimate | Sequence[Estimate],  # of one purchase
     yes: str,  # what was given with --yes, "" without
     *,
     person: bool,  # whether somebody sits there
 ) -> str | None:  # what may be spent at most; None: what the settings allow
-    """Ask what may be spent; `ValueError` when the answer is no."""
+    """Ask once what may be spent; `ValueError` when the answer is no."""
+    from researchkit.data.spending import Estimate as One
     from researchkit.data.spending import dollars
 
-    if yes or not person or not estimate.quotes or estimate.spent + estimate.cost > estimate.caps.month:
-        return yes or None
-    amount = dollars(estimate.cost).replace(",", "")
-    if estimate.cost <= estimate.caps.call:
+    given = (estimate,) if isinstance(estimate, One) else tuple(estimate)
+    if yes or not person or not any(each.quotes for each in given):
+        unsure = any(placed.state == "sending" for each in given for placed in each.unfinished)
+        return yes or ("0" if person and unsure else None)  # what was perhaps not sent is not bought unasked
+    cost, caps = sum(each.cost for each in given), given[0].caps
+    if given[0].spent + cost > caps.month:
+        return None
+    amount = dollars(cost).replace(",", "")
+    if cost <= caps.call:
         if not typer.confirm("proceed?", err=True):
             raise ValueError("nothing was bought")
         return amount
-    words = f"this is above the {dollars(estimate.caps.call)} USD that may be spent unasked; type {amount} to go on"
+    words = f"this is above the {dollars(caps.call)} USD that may be spent unasked; type {amount} to go on"
     if (typed := typer.prompt(words, err=True).strip()) != amount:
         raise ValueError(f"'{typed}' is not '{amount}', so nothing was bought")
     return amount
@@ -93,6 +99,28 @@ def _bought(placed: list[Placed]) -> list[dict[str, Any]]:
         {"order": p.id, "what": str(p.order), "state": p.state, "records": p.records, "USD": dollars(p.cost_micros), "words": p.words}
         for p in placed
     ]  # fmt: skip
+
+
+def _told(placed: list[Placed], *, json: bool, empty: str) -> None:
+    """Say what became of orders, and on standard error what somebody has to know."""
+    from researchkit.data.fulfilment import DEARER
+
+    say(_bought(placed), json=json, empty=empty)
+    for each in placed:
+        if each.words.startswith(DEARER):
+            typer.echo(f"warning: order {each.id} is {each.words}; ask the vendor", err=True)
+
+
+@contextmanager
+def telling(*, json: bool) -> Iterator[None]:
+    """Say what was done although something else failed."""
+    from researchkit.data.purchase import Unfinished
+
+    try:
+        yield
+    except Unfinished as e:
+        _told(e.done, json=json, empty="")
+        raise
 
 
 def _taken(ws: Workspace, path: Path, *, json: bool) -> None:
@@ -149,17 +177,34 @@ def data_ingest(
         return say([{"missing": str(q.order), "USD": q.cost / 1e6, "bytes": q.bytes, "records": q.records} for q in said.quotes],
                    json=json, empty="nothing is missing")  # fmt: skip
     limit = agreed(said, yes, person=sys.stdin.isatty() and sys.stderr.isatty())
-    with going_on(), progress_of(quiet=json or not sys.stderr.isatty()) as told:
+    with telling(json=json), going_on(), progress_of(quiet=json or not sys.stderr.isatty()) as told:
         found = ws.orders.buy(order, agreed=limit, told=told)
-    say(_bought(found), json=json, empty="all of it is owned already")
+    _told(found, json=json, empty="all of it is owned already")
 
 # %% ../../nbs/commands/12_order.ipynb #cor20
+def _resumed(ws: Workspace, id: str | None, yes: str, *, json: bool) -> None:
+    """Go on with orders; ask about those that were never sent."""
+    quiet = json or not sys.stderr.isatty()
+    with going_on(), progress_of(quiet=quiet) as told:
+        unsent = ws.orders.unsent(id, told=told)
+    for each in unsent:
+        typer.echo(str(each), err=True)
+    limit = agreed(unsent, yes, person=sys.stdin.isatty() and sys.stderr.isatty())
+    with telling(json=json), going_on(), progress_of(quiet=quiet) as told:
+        found = ws.orders.resume(id, agreed=limit, told=told)
+    _told(found, json=json, empty="nothing is open")
+
+
 @data.command("orders")
 def data_orders(
     id: Annotated[str | None, typer.Argument(help="One order, or how its number begins.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")] = False,
     close: Annotated[
         str, typer.Option("--close", metavar="REASON", help="Give one order up that cannot go on.")
+    ] = "",
+    yes: Annotated[
+        str,
+        typer.Option("--yes", metavar="USD", help="What unsent orders may cost at most, instead of asking."),
     ] = "",
     last: LastOption = 20,
     workspace: WorkspaceOption = None,
@@ -172,9 +217,7 @@ def data_orders(
             raise ValueError("--close gives up one order: name it, and leave --resume out")
         return say(_bought([ws.orders.close(id, close)]), json=json)
     if resume:
-        with going_on(), progress_of(quiet=json or not sys.stderr.isatty()) as told:
-            found = ws.orders.resume(id, told=told)
-        return say(_bought(found), json=json, empty="nothing is open")
+        return _resumed(ws, id, yes, json=json)
     if id is None:
         return say(ws.orders.orders(limit=last), json=json, empty="nothing was ordered yet")
     placed = ws.orders.book.get(id)

@@ -12,6 +12,7 @@ import typer
 
 from .console import JsonOption, WorkspaceOption, moment, noun, opened, say, say_json
 from .data import data
+from .lake import say_fitting
 
 if TYPE_CHECKING:
     from researchkit.data.objects import Finding
@@ -25,13 +26,21 @@ pin = noun("Dataset versions that stay what they are.")
 data.add_typer(pin, name="pin")
 
 
-def _rows_of(found: Pin) -> list[dict[str, Any]]:
-    """A pin as rows for people, one a table."""
+_LEAST = ("method", "bytes", "files", "assumed", "id")  # what is left out first
+
+
+def _shown(digest: str, *, json: bool) -> str:
+    """A hash: whole for programs, its beginning for people."""
+    return digest if json else digest[:12]
+
+
+def _rows_of(found: Pin, *, json: bool) -> list[dict[str, Any]]:
+    """A pin as rows, one a table."""
     return [
         {
             "pin": found.name, "id": found.short, "table": t.table, "rows": t.rows, "assumed": t.assumed,
             "files": len(t.files), "bytes": sum(f.bytes for f in t.files), "method": t.method,
-            "logical hash": t.logical_hash,
+            "logical hash": _shown(t.logical_hash, json=json),
         }
         for t in found.tables
     ]  # fmt: skip
@@ -51,7 +60,8 @@ def pin_create(
     """Pin the newest data of some tables under a name."""
     given: dict[str, Any] = {} if objects is None else {"objects": objects}
     publication = "exact" if exact else "assumed"
-    say(_rows_of(opened(workspace).pins.create(name, tables, publication=publication, **given)), json=json)
+    made = opened(workspace).pins.create(name, tables, publication=publication, **given)
+    say_fitting(_rows_of(made, json=json), json=json, least=_LEAST)
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn16
 @pin.command("ls")
@@ -65,7 +75,7 @@ def pin_ls(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
          "tables": r["tables"], "rows": int(r["rows"] or 0), "publication": r["publication"]}
         for r in opened(workspace).registry.rows(query)
     )  # fmt: skip
-    say(found, json=json, empty="there is no pin yet")
+    say_fitting(found, json=json, least=("publication", "by", "id"), empty="there is no pin yet")
 
 
 @pin.command("show")
@@ -78,11 +88,11 @@ def pin_show(
     """Show what a pin holds."""
     found = opened(workspace).pins.get(name)
     named = (
-        {"table": t.table, "path": f.path, "bytes": f.bytes, "sha256": f.sha256}
+        {"table": t.table, "path": f.path, "bytes": f.bytes, "sha256": _shown(f.sha256, json=json)}
         for t in found.tables
         for f in t.files
     )
-    say(named if files else _rows_of(found), json=json)
+    say_fitting(named if files else _rows_of(found, json=json), json=json, least=() if files else _LEAST)
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn09
 @pin.command("export")
@@ -164,7 +174,7 @@ def data_impact(
         say_json(
             [
                 {"table": i.restated.table, "object": i.restated.raw_sha256, "published": moment(i.restated.published_ns),
-                 "rows": i.restated.rows.to_dicts(), "pins": [p.name for p in i.restated.pins], "runs": i.runs.to_dicts()}
+                 "retracted": i.restated.retracted, "added": i.restated.added, "rows": i.restated.rows.to_dicts(), "pins": [p.name for p in i.restated.pins], "runs": i.runs.to_dicts()}
                 for i in found
             ]
         )  # fmt: skip

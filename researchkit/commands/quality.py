@@ -51,13 +51,25 @@ def _surveyed(subject: str, workspace: Path | None, calendar: str | None, given:
     )
 
 
+def _some(number: int, what: str) -> str:
+    """Write a number of things."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _spoken(report: Report) -> None:
     """Say a report in a shell."""
+    from researchkit.data.judging import most
+
     span = "" if report.first is None else f" from {cell(report.first)} to {cell(report.last)}"
     typer.echo(
-        f"{report.subject}: {report.rows:,} rows of {report.symbols:,} symbols{span}; {report.seen}; calendar {report.calendar}"
+        f"{report.subject}: {_some(report.rows, 'row')} of {_some(report.symbols, 'symbol')}{span}; {report.seen}; calendar {report.calendar}"
     )
-    shown = report.summary().select("severity", "check", "symbols", "rows", "words")
+    told = (
+        report.summary()
+        .drop("words")
+        .join(most(report.findings), on=["severity", "check"], maintain_order="left")
+    )
+    shown = told.select("severity", "check", "symbols", "rows", "words")
     say(shown, json=False, empty=f"nothing was found; {len(report.made)} checks were made")
     if report.quarantined.height:
         say(report.quarantined.select("reason", "rows", "first", "last"), json=False, title="in quarantine")
@@ -156,7 +168,7 @@ def data_describe(
         )
         return
     say(({"": k, entry.table: v} for k, v in entry.facts().items()), json=False)
-    say(entry.columns, json=False)
+    say(entry.columns, json=False, empty="no schema describes its columns")
 
 # %% ../../nbs/commands/15_quality.ipynb #cqu16
 @data.command("lineage")

@@ -61,7 +61,7 @@ def surveyed(
     found = "".join(
         f'<span class="badge warn">{escape(c)} · {n:,}</span>' for c, n in quality["findings"].items()
     )
-    when = f"{quality['when']:%Y-%m-%d %H:%M} UTC by {quality['by']}: {quality['rows']:,} rows, {quality['seen']}"
+    when = f"{quality['when']:%Y-%m-%d %H:%M} UTC by {quality['by']}: {quality['rows']:,} {'row' if quality['rows'] == 1 else 'rows'}, {quality['seen']}"
     clean = [c for c in quality["made"] if c not in quality["findings"]]
     rest = f"asked, and nothing found: {', '.join(clean)}"
     return f'<div class="found">{found or "nothing was found"}</div><p class="dim">{escape(when)}</p><p class="dim">{escape(rest)}</p>'
@@ -103,11 +103,14 @@ def card(
     lineage: Lineage,  # of the same table
 ) -> str:  # HTML
     """Show everything that is known of a table."""
-    columns = entry.columns.select("column", "type", "unit", "meaning")
+    columns = entry.columns.select(
+        c for c in ("column", "type", "unit", "meaning") if c in entry.columns.columns
+    )
+    shown = pieces.small_table(columns) if columns.height else '<p class="dim">No schema describes them.</p>'
     parts = {
         "What people say of it": _said(entry), "The newest survey": surveyed(entry.quality, entry.table),
         f"Made of {lineage.total:,} vendor file{'' if lineage.total == 1 else 's'}": _came(lineage),
-        "Columns": pieces.small_table(columns),
+        "Columns": shown,
     }  # fmt: skip
     boxes = "".join(
         f'<div class="{"wide" if title == "Columns" else ""}"><h4>{escape(title)}</h4>{body}</div>'

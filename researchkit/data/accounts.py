@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context, Resource
 from . import tables
 from .corrections import Restatement, Settled
 from .door import Door
-from .filed import Filed, gained, month_rows, place_of, refound
+from .filed import Filed, gained, month_rows, named_after, place_of, refound
 from .quarantine import ward_of
 from .registry import Registry, insert
 from .shares import Count, share_rows
@@ -242,7 +242,7 @@ class Index(Accounts):
         for raw_sha256, snapshot in self.missing(table, resource).items():
             paths = plans.setdefault(snapshot, []) or tables.planned(table, snapshot=snapshot)
             plans[snapshot] = paths
-            mine = [p for p in paths if PurePosixPath(p).stem == tables.stem(raw_sha256)]
+            mine = [p for p in paths if named_after(p) == tables.stem(raw_sha256)]
             found.append((raw_sha256, snapshot, mine))
         return found
 

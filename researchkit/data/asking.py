@@ -190,6 +190,8 @@ class Asking(Fixing):
         self.reach(replace(of, symbols=()))
         when = {"asof": instant(asof, name="asof"), "published": instant(published, name="published")}
         request = Request(of, tables.layout_of(of), pin=pin, vendor=vendor, **when)
+        if pin is not None and objects is not None:
+            raise ValueError(f"a pin holds what it holds: pin {pin} and objects cannot be asked for together")
         chosen = None if objects is None else tuple(sorted(set(objects)))
         return self._prepared(self._sampled(request) if sample else request, context, facts, chosen, budget)
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 import polars as pl
 
 from ..context import Context, parse_table
+from .actions import ACTIONS
 from .door import Door
 from .entries import Entry, entry_of
 from .findings_page import STYLE
@@ -130,22 +132,57 @@ class Shown:
     def search(
         self,
         text: str,  # words, in any order; empty lists everything
-    ) -> pl.DataFrame:  # columns of `tables`, best answer first; tables that answer nothing are left out
+    ) -> (
+        pl.DataFrame
+    ):  # columns of `tables`, best answer first; only those with every word, where there are any
         """Find tables by words."""
         rows, asked = self._registry.rows(_TABLES), words_of(text)
         if not asked:
             return self._shown(rows, {})
         named = _matches(self._registry, asked)
-        scores = {}
+        texts = {}
         for row in rows:
             known = [row[n] for n in ("table", "words", "owner", "licence", "classification")]
             known += [SCHEMAS.get(parse_table(row["table"]).schema, "")]
             known += [f"{r['symbol']} {r['words']}" for r in named.get(row["table"], [])]
-            scores[row["table"]] = score(text, " ".join(known))
+            texts[row["table"]] = " ".join(known)
+        scores = {table: score(text, known) for table, known in texts.items()}
+        all_of = {t for t, text in texts.items() if all(score(word, text) > 0 for word in asked)}
         best = sorted(
-            (r for r in rows if scores[r["table"]] > 0), key=lambda r: (-scores[r["table"]], r["table"])
+            (r for r in rows if scores[r["table"]] > 0 and (not all_of or r["table"] in all_of)),
+            key=lambda r: (-scores[r["table"]], r["table"]),
         )
         return self._shown(best, named)
+
+# %% ../../nbs/data/19_catalog.ipynb #cat41
+_ACTION: Mapping[str, tuple[str, str]] = {  # column of corporate actions: unit, meaning
+    "ts_event": ("UTC, ns", "the ex-date: from here on prices are after it"), "symbol": ("", "as it was called before"),
+    "kind": ("", "split, dividend, special, spinoff, rename or delisting"), "ordinal": ("", "line of the file"),
+    "ts_known": ("UTC, ns", "the first instant at which anyone could have acted on it"),
+    "ts_published": ("UTC, ns", "since when this version of it could be had"),
+    "ratio": ("", "new shares for an old one"), "amount": ("currency", "paid for a share"), "currency": ("", "of the amount"),
+    "ts_announced": ("UTC, ns", "when it was announced"), "ts_pay": ("UTC, ns", "when it is paid"),
+    "successor": ("", "what it is called afterwards"), "source": ("", "who says so"), "licence": ("", "under which the row may be used"),
+}  # fmt: skip
+_CARD = {
+    **dict.fromkeys(("column", "type", "unit", "meaning"), pl.String),
+    "key": pl.Boolean,
+    "null": pl.Boolean,
+}
+
+
+def _described(entry: Entry) -> Entry:
+    """Describe the columns of what no vendor's schema describes, and write one of something in the singular."""
+    entry = replace(entry, behind=re.sub(r"^1 (session|day)s$", r"1 \1", entry.behind))
+    if "type" in entry.columns.columns:
+        return entry
+    rows = []
+    for name, kind in ACTIONS.columns.items() if parse_table(entry.table).schema == ACTIONS.name else ():
+        shown = "price" if isinstance(kind, tuple) else str(kind).partition("(")[0]
+        rows.append(
+            (name, shown, *_ACTION.get(name, ("", "")), name in ACTIONS.key, name in ACTIONS.nullable)
+        )
+    return replace(entry, columns=pl.DataFrame(rows, schema=_CARD, orient="row"))
 
 # %% ../../nbs/data/19_catalog.ipynb #cat28
 class Told(Shown):
@@ -154,7 +191,7 @@ class Told(Shown):
     def about(self, table: str) -> Entry:
         """Everything that is known of one table; raises `NotFound`."""
         survey = None if self._door is None else last_survey(self._door.ledger, table)
-        return entry_of(self._registry, table, now_ns=self._clock(), quality=survey)
+        return _described(entry_of(self._registry, table, now_ns=self._clock(), quality=survey))
 
     def lineage(
         self,
@@ -169,7 +206,7 @@ class Told(Shown):
 
     def _repr_html_(self) -> str:
         found = self.tables().drop("classification")
-        words = f"{found.height:,} tables; ask: search('nasdaq daily'), about('DATASET/schema'), coverage, lineage"
+        words = f"{found.height:,} table{'' if found.height == 1 else 's'}; ask: search('nasdaq daily'), about('DATASET/schema'), coverage, lineage"
         return f'<style>{STYLE}</style><div class="rkq"><h1>Catalog</h1><div class="dim">{escape(words)}</div>{html_table(found, limit=100)}</div>'
 
 # %% ../../nbs/data/19_catalog.ipynb #cat18

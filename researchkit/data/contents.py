@@ -6,16 +6,99 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any
 
 import polars as pl
 
-from ..frames import Schema, logical_hash
+from .. import frames as contract
+from ..frames import Schema
 
 # %% auto #0
-__all__ = ['MOST', 'PIECE', 'Days', 'Content', 'content_of']
+__all__ = ['MOST', 'PIECE', 'Column', 'Rows', 'Days', 'Content', 'content_of']
+
+# %% ../../nbs/data/85_contents.ipynb #cnt14
+_HELD = 1 << 18  # bytes of a column in memory
+
+
+def _joined(parts: Iterable[tuple[bytes, int]]) -> bytes:
+    """Bits of several pieces, in one piece."""
+    import numpy as np
+
+    bits = [np.unpackbits(np.frombuffer(b, np.uint8), count=n, bitorder="little") for b, n in parts]
+    return np.packbits(np.concatenate(bits or [np.zeros(0, np.uint8)]), bitorder="little").tobytes()
+
+
+class Column:
+    """The bytes of one column, while its pieces arrive."""
+
+    def __init__(self, kind: Any, folder: Path | None) -> None:
+        self._kind, self._valid, self._bits = kind, list[tuple[bytes, int]](), list[tuple[bytes, int]]()
+        where = None if folder is None else str(folder)
+        self._files = [
+            SpooledTemporaryFile(max_size=_HELD, dir=where) for _ in range(1 + (kind == pl.String))
+        ]
+
+    def add(self, values: pl.Series) -> None:
+        """Take the next piece."""
+        laid, rows = contract._column_bytes(values), len(values)
+        end = -(-rows // 8)
+        self._valid.append((laid[:end], rows))
+        if self._kind == pl.Boolean:
+            self._bits.append((laid[end:], rows))
+        elif self._kind == pl.String:
+            self._files[0].write(laid[end : end + 8 * rows])
+            self._files[1].write(laid[end + 8 * rows :])
+        else:
+            self._files[0].write(laid[end:])
+
+    def close(self) -> Iterator[bytes]:
+        """Yield them."""
+        yield _joined(self._valid)
+        yield _joined(self._bits)
+        for file in self._files:
+            file.seek(0)
+            while found := file.read(1 << 20):
+                yield found
+            file.close()
+
+# %% ../../nbs/data/85_contents.ipynb #cnt16
+class Rows:
+    """The logical hash of frames that arrive one after the other, sorted by key."""
+
+    def __init__(self, schema: Schema, folder: Path | None = None) -> None:
+        self._schema, self._folder, self.height = schema, folder, 0
+        self._kinds: dict[str, Any] = {}
+        self._columns: dict[str, Column] = {}
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Take the next rows."""
+        if not self._columns:
+            extra = sorted(c for c in frame.columns if c not in self._schema.columns)
+            names = [*(c for c in self._schema.columns if c in frame.columns), *extra]
+            self._kinds = {n: frame.schema[n] for n in names}
+            self._columns = {n: Column(kind, self._folder) for n, kind in self._kinds.items()}
+        zero = pl.when(pl.col(pl.Float64) == 0).then(0.0).otherwise(pl.col(pl.Float64)).name.keep()
+        rows = frame.with_columns(zero).rechunk()
+        for name, column in self._columns.items():
+            column.add(rows[name])
+        self.height += frame.height
+
+    def close(self) -> str:  # 64 hexadecimal digits
+        """The hash of all of them."""
+        if not self._columns:
+            kinds = {n: k[0] if isinstance(k, tuple) else k for n, k in self._schema.columns.items()}
+            self.add(pl.DataFrame(schema=kinds))
+        digest = hashlib.sha256(f"{self._schema.name}:{self.height}".encode())
+        for name, column in self._columns.items():
+            digest.update(f"|{name}:{self._kinds[name]}|".encode())
+            for found in column.close():
+                digest.update(found)
+        return digest.hexdigest()
 
 # %% ../../nbs/data/85_contents.ipynb #cnt07
 MOST = 4_000_000  # rows that are hashed at once
@@ -30,10 +113,10 @@ def _sha256(lines: Iterable[str]) -> str:
 class Days:
     """The hash of a table, a line a day."""
 
-    def __init__(self, schema: Schema, piece: int = PIECE) -> None:
-        self._schema, self._piece = schema, piece
+    def __init__(self, schema: Schema, piece: int = PIECE, folder: Path | None = None) -> None:
+        self._fresh, self._piece = (lambda: Rows(schema, folder)), piece
+        self._name, self._open = schema.name, self._fresh()
         self._day: date | None = None
-        self._held: list[pl.DataFrame] = []
         self._pieces: list[str] = []
         self._rows, self.lines = 0, list[str]()
 
@@ -44,33 +127,31 @@ class Days:
             if self._day is not None and day != self._day:
                 self._close()
             self._day = day if isinstance(day, date) else None
-            self._held.append(part.select(frame.columns))
             self._rows += part.height
-            self._cut()
+            self._cut(part.select(frame.columns))
 
-    def _cut(self) -> None:
-        """Hash what is more than one piece."""
-        if (over := sum(f.height for f in self._held)) <= self._piece:
-            return
-        whole = pl.concat(self._held)
-        while over > self._piece:
-            self._pieces.append(logical_hash(whole.head(self._piece), self._schema))
-            whole = whole.slice(self._piece)
-            over = whole.height
-        self._held = [whole]
+    def _cut(self, rows: pl.DataFrame) -> None:
+        """Take rows of one day; a piece that is full is hashed when another row follows."""
+        while rows.height:
+            if self._open.height == self._piece:
+                self._pieces.append(self._open.close())
+                self._open = self._fresh()
+            room = self._piece - self._open.height
+            self._open.add(rows.head(room))
+            rows = rows.slice(room)
 
     def _close(self) -> None:
         """Write the line of the day that is over."""
-        last = logical_hash(pl.concat(self._held), self._schema)
+        last, self._open = self._open.close(), self._fresh()
         digest = last if not self._pieces else _sha256([*self._pieces, last])
         self.lines.append(f"{self._day}:{self._rows}:{digest}")
-        self._held, self._pieces, self._rows = [], [], 0
+        self._pieces, self._rows = [], 0
 
     def close(self) -> str:  # 64 hexadecimal digits
         """The hash of all days."""
-        if self._held:
+        if self._rows:
             self._close()
-        return _sha256([f"{self._schema.name}:days", *self.lines])
+        return _sha256([f"{self._name}:days", *self.lines])
 
 # %% ../../nbs/data/85_contents.ipynb #cnt11
 @dataclass(frozen=True)
@@ -96,21 +177,22 @@ def content_of(
     *,
     most: int = MOST,
     piece: int = PIECE,
+    atmost: int | None = None,  # rows that can come; None: not known
+    folder: Path | None = None,  # where columns wait; default: that of the system
 ) -> Content:
     """Hash what a table holds, in bounded memory."""
-    rows, assumed, days = 0, 0, None
-    held: list[pl.DataFrame] = []
+    rows, assumed = 0, 0
+    days = None if atmost is not None and atmost <= most else Days(schema, piece, folder)
+    whole: Rows | None = Rows(schema, folder)
     for frame in frames:
         rows, assumed = rows + frame.height, assumed + _assumed(frame)
-        held.append(frame)
-        if days is None and rows > most:
-            days = Days(schema, piece)
-        if days is not None:
-            for one in held:
-                days.add(one)
-            held = []
-    if days is not None:
-        return Content(rows, days.close(), "days", assumed)
-    kinds = {n: k[0] if isinstance(k, tuple) else k for n, k in schema.columns.items()}
-    whole = pl.concat(held) if held else pl.DataFrame(schema=kinds)
-    return Content(rows, logical_hash(whole, schema), "rows", assumed)
+        if rows > most:
+            whole = None
+        for kind in (whole, days):
+            if kind is not None:
+                kind.add(frame)
+    if whole is not None:
+        return Content(rows, whole.close(), "rows", assumed)
+    if days is None:
+        raise ValueError(f"at most {atmost:,} rows were announced, and {rows:,} came")
+    return Content(rows, days.close(), "days", assumed)

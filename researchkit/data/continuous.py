@@ -82,6 +82,7 @@ class _Contract:
     expiration: int  # ns UTC
     deadline: date
     value: int | None  # volume or open interest; None: unknown
+    settles: str | None = None  # in the words of the terms: cash, delivery, or that it was assumed
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt16
 class _Known:
@@ -130,7 +131,10 @@ class _Known:
             value = {r["symbol"]: 0 for r, _ in held} | {
                 s: v for s, (at, v) in numbers.items() if newest - at <= _LAG
             }
-        found = [_Contract(r["symbol"], r["expiration"], last, value.get(r["symbol"])) for r, last in held]
+        found = [
+            _Contract(r["symbol"], r["expiration"], last, value.get(r["symbol"]), r["settles"])
+            for r, last in held
+        ]
         return sorted(found, key=lambda c: (c.expiration, c.symbol))
 
 # %% ../../nbs/data/54_continuous.ipynb #cnt19
@@ -195,8 +199,9 @@ def _choose(
 ROLLS = Schema(
     "rolls",
     {"ts_known": INSTANT, "series": pl.String, "symbol": pl.String, "since": INSTANT, "until": INSTANT,
-     "session": pl.Date, "before": pl.String, "reason": pl.String, "deadline": pl.Date},
-    key=("ts_known", "series"), nullable=frozenset({"until", "before"}),
+     "session": pl.Date, "before": pl.String, "reason": pl.String, "deadline": pl.Date,
+     "settles": pl.String},
+    key=("ts_known", "series"), nullable=frozenset({"until", "before", "settles"}),
 )  # fmt: skip
 _TIMES = [n for n, k in ROLLS.columns.items() if k == INSTANT]
 _PLAIN: dict[str, Any] = {n: pl.Int64 if n in _TIMES else k for n, k in ROLLS.columns.items()}
@@ -227,7 +232,7 @@ def _rows(of: Series, steps: Iterable[_Step]) -> list[dict[str, Any]]:
             why = "first" if held is None else RULES[of.rule] if keepable else "deadline"
             rows.append({"ts_known": now, "series": str(of), "symbol": chosen.symbol, "since": now, "until": None,
                          "session": day, "before": held.symbol if held else None, "reason": why,
-                         "deadline": chosen.deadline})  # fmt: skip
+                         "deadline": chosen.deadline, "settles": chosen.settles})  # fmt: skip
         held = chosen
     return rows
 

@@ -13,7 +13,7 @@ from ..errors import not_found
 from ..frames import INSTANT, Schema, check
 
 # %% auto #0
-__all__ = ['FUTURE', 'DELETED', 'INDEX_POINTS', 'TERMS', 'SETTLES', 'contract_terms', 'deadline', 'weekdays_left']
+__all__ = ['FUTURE', 'DELETED', 'INDEX_POINTS', 'TERMS', 'SETTLES', 'ASSUMED', 'contract_terms', 'deadline', 'weekdays_left']
 
 # %% ../../nbs/data/73_contracts.ipynb #con07
 FUTURE, DELETED, INDEX_POINTS = "F", "D", "IPNT"  # instrument_class, security_update_action, unit_of_measure
@@ -21,10 +21,18 @@ FUTURE, DELETED, INDEX_POINTS = "F", "D", "IPNT"  # instrument_class, security_u
 TERMS = Schema(
     "contract terms",
     {"ts_known": INSTANT, "symbol": pl.String, "expiration": INSTANT, "activation": INSTANT, "delivery": pl.Date,
-     "cash": pl.Boolean, "listed": pl.Boolean},
-    key=("ts_known", "symbol"), nullable=frozenset({"activation", "delivery"}),
+     "cash": pl.Boolean, "listed": pl.Boolean, "settles": pl.String},
+    key=("ts_known", "symbol"), nullable=frozenset({"activation", "delivery", "settles"}),
 )  # fmt: skip
 SETTLES = ("cash", "delivery")
+ASSUMED = "assumed: no unit of measure; --settles cash if it is cash-settled"  # said in place of "delivery"
+
+
+def _settling(settles: str | None) -> pl.Expr:
+    """Say how a contract settles, and where nothing is said, that it was assumed."""
+    unit = pl.col("unit_of_measure").fill_null("")
+    told = pl.when(unit == INDEX_POINTS).then(pl.lit("cash")).when(unit == "").then(pl.lit(ASSUMED))
+    return told.otherwise(pl.lit("delivery")) if settles is None else pl.lit(settles)
 
 
 def contract_terms(
@@ -32,9 +40,7 @@ def contract_terms(
     root: str,  # the product, in the vendor's word `asset`: "ES"
     *,
     settles: str | None = None,  # "cash" or "delivery"; default: cash if it counts index points
-) -> (
-    pl.DataFrame
-):  # TERMS, oldest first: what was said about each contract when it changed; NotFound for the root
+) -> pl.DataFrame:  # TERMS, oldest first: what was said about each contract when it changed, or ASSUMED; NotFound for the root
     """List the futures of a product and how their terms changed."""
     if settles is not None and settles not in SETTLES:
         raise ValueError(f"settles must be {' or '.join(SETTLES)}, got '{settles}'")
@@ -47,7 +53,7 @@ def contract_terms(
         pl.max_horizontal("ts_known", "ts_published").alias("ts_known"), "symbol", "expiration", "activation",
         delivery=pl.when(pl.col("maturity_month").is_between(1, 12)).then(pl.date("maturity_year", "maturity_month", 1)),
         cash=counted if settles is None else pl.lit(settles == "cash"),
-        listed=pl.col("security_update_action").ne_missing(DELETED),
+        listed=pl.col("security_update_action").ne_missing(DELETED), settles=_settling(settles),
     )  # fmt: skip
     last = made.sort("ts_known", maintain_order=True).unique(
         ["ts_known", "symbol"], keep="last", maintain_order=True

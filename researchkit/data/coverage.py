@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -45,7 +45,9 @@ def without(
     """What is left of a span."""
     left, at = [], span[0]
     for start, end in joined(owned):
-        if at < start < span[1]:
+        if start >= span[1]:
+            break
+        if at < start:
             left.append((at, start))
         at = max(at, end)
     return left + ([(at, span[1])] if at < span[1] else [])
@@ -92,10 +94,42 @@ class Coverage:
             for (start, end), symbols in sorted(by_span.items())
         ]
 
+    def elsewhere(
+        self,
+        order: Order,  # what is missing of one
+    ) -> dict[str, list[int]]:  # by symbol: months, as yyyymm, of which the lake has rows under another name
+        """Which rows of an order may be there already, although it does not count as owned."""
+        first, last = (datetime.fromtimestamp(ns // 10**9, UTC) for ns in (order.start, order.end - 1))
+        query = "SELECT symbol, month FROM lake_months WHERE table_name = :t AND month BETWEEN :a AND :b ORDER BY symbol, month"
+        low, high = first.year * 100 + first.month, last.year * 100 + last.month
+        wide = _start_of_month(low), _start_of_month(high + 1)
+        owned = self.owned(replace(order, start=wide[0], end=wide[1]))
+        found: dict[str, list[int]] = defaultdict(list)
+        for row in self._registry.rows(query, t=order.table, a=low, b=high):
+            month, name = int(row["month"]), str(row["symbol"])
+            span = _start_of_month(month), _start_of_month(month + 1)
+            by = next((s for s in order.symbols if _belongs(name, s, order.stype)), None)
+            if by is not None and without(span, owned[by]) == [span]:
+                found[name].append(month)
+        return dict(found)
+
     def spans(self, table: str | None = None) -> pl.DataFrame:
         """One row a symbol and joined span: table, stype, symbol, start, end."""
         query = "SELECT * FROM coverage ORDER BY table_name, stype, symbol, start_ns"
         return _as_frame(row for row in self._registry.rows(query) if table in (None, row["table_name"]))
+
+
+def _start_of_month(month: int) -> int:
+    """The first instant of a month that is written yyyymm, or of the January behind month 12."""
+    year, number = divmod(month, 100)
+    return int(datetime(year + number // 13, (number - 1) % 12 + 1, 1, tzinfo=UTC).timestamp()) * 10**9
+
+
+def _belongs(name: str, symbol: str, stype: str) -> bool:
+    """Whether a stored symbol is one that an order means, or may be: a family's contracts begin as it does."""
+    if stype == "parent":
+        return name.startswith(symbol.rpartition(".")[0])
+    return symbol in (name, EVERYTHING)
 
 
 def _as_frame(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:

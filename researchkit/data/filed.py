@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .layouts import RETRACTED
 from .storage import FolderStorage, Storage, hash_in
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from researchkit.data.writing import Account
+from .writing import Account, taken_back
 
 # %% auto #0
-__all__ = ['Filed', 'place_of', 'taken_back', 'refound', 'file_rows', 'gained', 'symbol_rows', 'month_rows']
+__all__ = ['Filed', 'place_of', 'named_after', 'refound', 'file_rows', 'gained', 'symbol_rows', 'month_rows', 'taken_back']
+
+# %% ../../nbs/data/92_filed.ipynb #fil12
+_all_ = [taken_back]
 
 # %% ../../nbs/data/92_filed.ipynb #fil07
 @dataclass(frozen=True)
@@ -54,30 +53,25 @@ def place_of(folder: Storage | Path) -> Storage:
     return FolderStorage(folder) if isinstance(folder, Path) else folder
 
 
-def taken_back(batch: pa.RecordBatch) -> int:
-    """How many rows of a batch take others back."""
-    column = batch.column(RETRACTED)
-    return 0 if column.null_count == len(column) else int(column.true_count)
+def named_after(path: str) -> str:
+    """What an object's files are called after; further files of a partition have a number besides."""
+    return PurePosixPath(path).stem.partition("-")[0]
 
 
 def refound(storage: Storage, path: str) -> Filed:
     """Describe a file by reading it. O(rows) time, O(row group) memory."""
     import pyarrow as pa
 
-    from researchkit.data.writing import Account
-
-    account, retracted = Account(), 0
+    account = Account()
     with storage.parquet(path) as file:
-        marked = RETRACTED in file.schema_arrow.names
-        for batch in file.iter_batches(columns=["symbol", "ts_event", *([RETRACTED] if marked else [])]):
-            symbol = batch.column("symbol").cast(pa.string()).dictionary_encode()
-            account.add(
-                pa.RecordBatch.from_arrays([symbol, batch.column("ts_event")], ["symbol", "ts_event"])
-            )
-            retracted += taken_back(batch) if marked else 0
-    found = storage.stat(path)
-    etag = "" if found is None else found.etag
-    return Filed(path, storage.size(path), hash_in(storage, path), etag, account, retracted)
+        names = [n for n in ("symbol", "ts_event", RETRACTED) if n in file.schema_arrow.names]
+        for batch in file.iter_batches(columns=names):
+            found = dict(zip(batch.schema.names, batch.columns, strict=True))
+            found["symbol"] = found["symbol"].cast(pa.string()).dictionary_encode()
+            account.add(pa.RecordBatch.from_pydict(found))
+    lies = storage.stat(path)
+    etag = "" if lies is None else lies.etag
+    return Filed(path, storage.size(path), hash_in(storage, path), etag, account, account.retracted)
 
 # %% ../../nbs/data/92_filed.ipynb #fil10
 def file_rows(

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/13_fileio.ipynb #fio03
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from pyiceberg.catalog import MetastoreCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
-from pyiceberg.typedef import EMPTY_DICT, Properties
+from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
 from .storage import Storage
 from ..errors import IntegrityError, SettingsError
@@ -144,6 +145,13 @@ class LakeCatalog(SqlCatalog):
             super()._init_catalog()
         except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
             super()._init_catalog()
+
+    def create_namespace_if_not_exists(
+        self, namespace: str | Identifier, properties: Properties = EMPTY_DICT
+    ) -> None:
+        """Make a namespace, unless somebody makes it at this moment."""
+        with contextlib.suppress(sa.exc.IntegrityError):
+            super().create_namespace_if_not_exists(namespace, properties)
 
     def __repr__(self) -> str:
         return f"LakeCatalog({self.properties[STORAGE].name})"

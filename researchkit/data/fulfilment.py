@@ -11,12 +11,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
 from .coverage import Span, covering, late_days
+from .delivered import check_delivery
 from .door import Door
 from .download import fetch
 from .historical import Job, Listed, Vendor
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from researchkit.data.raw import RawZone
 
 # %% auto #0
-__all__ = ['Told', 'Progress', 'Desk', 'key_of', 'find_job', 'send', 'await_job', 'keep', 'bundle', 'bring', 'carry']
+__all__ = ['Told', 'DEARER', 'Progress', 'Desk', 'key_of', 'find_job', 'look', 'send', 'await_job', 'keep', 'bundle', 'bring',
+           'carry']
 
 # %% ../../nbs/data/65_fulfilment.ipynb #ful06
 @dataclass(frozen=True)
@@ -66,11 +68,29 @@ class Desk:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
 
+class _Patience:
+    """How long this process has waited for something."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._sleep, self._began, self._slept = desk.sleep, time.monotonic(), 0.0
+
+    @property
+    def passed(self) -> float:
+        """Seconds, whatever happens to the time of day."""
+        return max(self._slept, time.monotonic() - self._began)
+
+    def pause(self, seconds: float) -> None:
+        """Wait."""
+        self._sleep(seconds)
+        self._slept += seconds
+
+
 def key_of(dataset: str) -> str:
     """The key under which a dataset lies in the raw zone: one a licence, so that ending it ends the data."""
     return re.sub(r"[^a-z0-9_-]", "-", dataset.lower())[:63]
 
 # %% ../../nbs/data/65_fulfilment.ipynb #ful09
+_LOOKS = 3  # into the vendor's list, at least, before an order counts as not sent
 _SKEW = 600 * 10**9  # ns that the vendor's clock may be behind ours
 
 
@@ -87,46 +107,71 @@ def find_job(desk: Desk, placed: Placed) -> Job | None:
     return next(iter(living or own), None)
 
 
-def _watch(desk: Desk, placed: Placed, since: int) -> Job | None:
+def _watch(desk: Desk, placed: Placed) -> Job | None:
     """Look for a job until it would have shown."""
-    pause = 0.5
+    patience, pause, looks = _Patience(desk), 0.5, 1
     while (job := find_job(desk, placed)) is None:
-        left = desk.settle - (desk.clock() - since) / 10**9
-        if left <= 0:
+        left = desk.settle - patience.passed
+        if left <= 0 and looks >= _LOOKS:
             return None
-        desk.sleep(min(pause, left))
-        pause = min(2 * pause, 30.0)
+        patience.pause(min(pause, left) if left > 0 else pause)
+        pause, looks = min(2 * pause, 30.0), looks + 1
     return job
 
 
-def send(desk: Desk, placed: Placed) -> Placed:
-    """Have the vendor take an order, once; raises `Refusal`."""
-    unsure = placed.state == "sending"
-    job = _watch(desk, placed, placed.changed_ns) if unsure else find_job(desk, placed)
-    found, tries = job is not None, 0
+def look(desk: Desk, placed: Placed, *, context: Context) -> Placed:
+    """Find out whether an order that may have been sent was: it is `submitted` then, or `asked` again."""
+    if (job := _watch(desk, placed)) is None:
+        return desk.orders.change(placed, "asked", words="it had not been sent")
+    return _taken(desk, placed, job, "", context)
+
+
+def send(desk: Desk, placed: Placed, *, context: Context) -> Placed:
+    """Have the vendor take an order that was not sent, once; raises `Refusal`."""
+    job, tries = find_job(desk, placed), 0
+    words = "" if job is None else "the account had it in its list"
     while job is None:
         tries += 1
-        placed, refusal = desk.orders.change(placed, "sending"), None
+        placed, refusal = desk.orders.change(placed, "sending", words=""), None
         try:
             job = desk.vendor.submit(placed.order)
         except Refusal as e:
             refusal = e
         if refusal is not None and not refusal.lost:
-            desk.orders.change(placed, "asked" if refusal.again else "refused", words=str(refusal)[:300])
+            state = "refused" if not refusal.again else "asked" if tries == 1 else "sending"
+            desk.orders.change(placed, state, words=str(refusal)[:300])
             raise refusal
-        if refusal is not None and (job := _watch(desk, placed, desk.clock())) is None and tries == 3:
+        if refusal is not None and (job := _watch(desk, placed)) is None and tries == 3:
             raise refusal
+    return _taken(desk, placed, job, words, context)
+
+
+def _taken(desk: Desk, placed: Placed, job: Job, words: str, context: Context) -> Placed:
+    """The vendor has an order, as a job."""
     if not job.is_for(placed.order):
         desk.orders.change(placed, "wrong", job=job.id, words="the vendor made another order of it")
         raise VendorError(f"order {placed.id} became job {job.id}, which is something else: ask the vendor")
-    cost = placed.cost_micros if job.cost is None else job.cost
-    words = "the account had it in its list" if found and not unsure else ""
-    return desk.orders.change(placed, "submitted", job=job.id, cost_micros=cost, words=words)
+    new = _charged(desk, replace(placed, words=words), job, context)
+    return desk.orders.change(placed, "submitted", job=job.id, **new)
+
+# %% ../../nbs/data/65_fulfilment.ipynb #ful09b
+_CENT = 10_000  # millionths: what an estimate may be off without a word
+DEARER = "dearer than estimated"  # how the words of such an order begin
+
+
+def _charged(desk: Desk, placed: Placed, job: Job, context: Context) -> dict[str, Any]:
+    """What a job costs, for the order's row; loud where it is more than was believed."""
+    if job.cost is None or job.cost <= placed.cost_micros + _CENT:
+        return {"cost_micros": placed.cost_micros if job.cost is None else job.cost, "words": placed.words}
+    said = {"job": job.id, "cost_micros": job.cost, "estimated_micros": placed.cost_micros}
+    desk.door.once("overcharged", {"subject": f"overcharged:{placed.id}", **said}, context=context)
+    words = f"{DEARER}: job {job.id} costs {dollars(job.cost)} USD, {dollars(placed.cost_micros)} were said"
+    return {"cost_micros": job.cost, "words": "; ".join(filter(None, (words, placed.words)))}
 
 # %% ../../nbs/data/65_fulfilment.ipynb #ful15
-def await_job(desk: Desk, placed: Placed, told: Told) -> Placed:
+def await_job(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed:
     """Wait until a job is done, and list its files; raises `VendorError`."""
-    began, pause = desk.clock(), 1.0
+    patience, pause = _Patience(desk), 1.0
     while (job := _job(desk, placed)) is None or job.state != "done":
         state = "not in the vendor's list" if job is None else job.state
         if state == "expired":
@@ -134,18 +179,18 @@ def await_job(desk: Desk, placed: Placed, told: Told) -> Placed:
             raise VendorError(
                 f"order {placed.id}: the files of job {placed.job} have expired at the vendor; ask the vendor"
             )
-        if (waited := (desk.clock() - began) / 10**9) >= desk.wait:
+        if (waited := patience.passed) >= desk.wait:
             go_on = f"researchkit data orders --resume {placed.id}"
             raise VendorError(
                 f"job {placed.job} is {state} after {waited:,.0f} s; it is paid for: go on with `{go_on}`"
             )
         told(Progress(placed.id, f"job {placed.job} is {state}", cost=placed.cost_micros))
-        desk.sleep(pause)
+        patience.pause(pause)
         pause = min(1.5 * pause, 30.0)
     files = desk.vendor.files(job.id)
     if job.records and not any(file.name.endswith(DATA) for file in files):
         raise VendorError(f"job {job.id} says {job.records:,} records and lists no DBN file")
-    new = {"cost_micros": placed.cost_micros if job.cost is None else job.cost}
+    new = _charged(desk, placed, job, context)
     new |= {} if job.records is None else {"records": job.records}
     return desk.orders.change(placed, "ready", _file_rows(placed, files), **new)
 
@@ -173,7 +218,7 @@ def keep(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed:
         paths = _fetched(desk, placed, lacking, told)
         data = {file.name: paths[file.name] for file in lacking if file.name.endswith(DATA)}
         if len(lacking) == len(rows):
-            _check_records(placed, data, files)
+            check_delivery(placed, data, files)
         for name, path in data.items():
             told(Progress(placed.id, f"keeping {name}", cost=placed.cost_micros))
             put = _put(desk, placed, path, f"{placed.order.tag}.{name}", files[name].sha256, context)
@@ -247,27 +292,6 @@ def _fetched(desk: Desk, placed: Placed, files: list[Listed], told: Told) -> dic
         before += file.bytes
     return paths
 
-# %% ../../nbs/data/65_fulfilment.ipynb #ful20
-def _records(path: Path, file: Listed, order: Order) -> int:
-    """Read a file to its end, and count."""
-    from researchkit.data.envelope import open_records
-
-    header, arrays = open_records(path, name=file.name, sha256=file.sha256)
-    if (header.dataset, header.schema) != (order.dataset, order.schema):
-        got = f"{header.dataset}/{header.schema}"
-        raise IntegrityError(f"{file.name}: holds {got}, rule: {order.table} as was ordered")
-    return sum(len(records) for records in arrays)
-
-
-def _check_records(placed: Placed, paths: dict[str, Path], files: dict[str, Listed]) -> None:
-    """Hold a whole delivery against what was ordered."""
-    found = sum(_records(path, files[name], placed.order) for name, path in paths.items())
-    if found != placed.records:
-        raise IntegrityError(
-            f"job {placed.job}: its files hold {found:,} records, rule: {placed.records:,} by the vendor's count; "
-            "nothing was kept, the files stay until the order goes on: ask the vendor"
-        )
-
 # %% ../../nbs/data/65_fulfilment.ipynb #ful24
 def bring(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed:
     """Put an order's rows into the lake, and its range into the index."""
@@ -283,29 +307,40 @@ def bring(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed
         "files": hashes,
     }
     desk.door.once("delivered", {"subject": f"delivered:{placed.id}", **said}, context=context)
-    late = _late(desk, rows, context)
+    late, unread = _late(desk, rows, context)
     days = "1 day" if len(late) == 1 else f"{len(late)} days"
-    words = f"{days} came incomplete, and not owned" if late else placed.words
+    incomplete = f"{days} came incomplete, and not owned" if late else ""
+    words = "; ".join(filter(None, (placed.words, incomplete, unread)))[:300]
     done = desk.orders.change(placed, "done", covering(placed.order, placed.id, late), words=words)
     shutil.rmtree(desk.folder / placed.id, ignore_errors=True)
     return done
 
 
-def _late(desk: Desk, rows: list[dict[str, Any]], context: Context) -> list[Span]:
-    """Which days the vendor's notes call incomplete."""
+def _late(desk: Desk, rows: list[dict[str, Any]], context: Context) -> tuple[list[Span], str]:
+    """Which days the vendor's notes call incomplete, and a sentence when they cannot be read."""
     kept = next((row["raw_sha256"] for row in rows if row["name"] == "condition.json"), None)
     if kept is None:
-        return []
+        return [], ""
     notes = json.loads(desk.raw.get(kept, context=context, action="ingest"))["notes"]
     try:
-        return late_days(json.loads(notes["condition.json"]["text"]))
-    except ValueError:  # a note in another form says nothing
-        return []
+        return late_days(json.loads(notes["condition.json"]["text"])), ""
+    except (ValueError, RecursionError):  # it is kept as it is
+        return (
+            [],
+            "the vendor's note on incomplete days is not JSON that can be read, so none counts as incomplete",
+        )
 
 # %% ../../nbs/data/65_fulfilment.ipynb #ful26
 def carry(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed:
-    """Take an order as far as it goes; raises what its steps raise."""
-    if placed.state in ("asked", "sending"):
+    """Take an order as far as it goes; raises what its steps raise. One that was not sent after all comes back `asked`."""
+    if placed.state == "sending":
+        told(Progress(placed.id, f"looking whether {placed.order} was sent", cost=placed.cost_micros))
+        return (
+            carried
+            if (carried := look(desk, placed, context=context)).state == "asked"
+            else carry(desk, carried, told, context=context)
+        )
+    if placed.state == "asked":
         told(
             Progress(
                 placed.id,
@@ -313,9 +348,9 @@ def carry(desk: Desk, placed: Placed, told: Told, *, context: Context) -> Placed
                 cost=placed.cost_micros,
             )
         )
-        placed = send(desk, placed)
+        placed = send(desk, placed, context=context)
     if placed.state == "submitted":
-        placed = await_job(desk, placed, told)
+        placed = await_job(desk, placed, told, context=context)
     if placed.state == "ready":
         placed = keep(desk, placed, told, context=context)
     if placed.state == "kept":

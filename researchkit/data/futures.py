@@ -86,7 +86,16 @@ class Contracts(Sources):
     def _terms(self, dataset: str, root: str, settles: str | None, **of: Any) -> pl.DataFrame:
         """What was said about the contracts of a product; raises `NotFound` for the product."""
         future, table = pl.col("instrument_class") == FUTURE, f"{dataset}/definition"
-        rows = self._rows(table, _TERMS, future & (pl.col("asset") == root), **of)
+        held = "SELECT symbol FROM lake_symbols WHERE table_name = :t LIMIT 1"
+        try:
+            rows = self._rows(table, _TERMS, future & (pl.col("asset") == root), **of)
+        except NotFound:
+            if self._registry.one(held, t=table) is not None:
+                raise
+            buy = f"researchkit data ingest --schema definition --dataset {dataset} …"
+            raise NotFound(
+                f"no definitions of {dataset}, which tell its contracts; buy them: {buy}"
+            ) from None
         if rows.is_empty():
             known = self._rows(table, ["asset"], future, **of)["asset"]
             raise not_found(f"futures product of {dataset}", root, known.drop_nulls().unique())
@@ -101,7 +110,9 @@ class Contracts(Sources):
         asof: When | None = None,
         settles: str | None = None,  # "cash" or "delivery"; default: cash if it counts index points
         **of: Any,  # pin and the like, as for `lake.scan`
-    ) -> pl.DataFrame:  # symbol, expiration, delivery, cash, deadline; what was listed, next to end first
+    ) -> (
+        pl.DataFrame
+    ):  # symbol, expiration, delivery, cash, settles, deadline; what was listed, next to end first
         """List the contracts of a product as they were known at an instant."""
         now = self._when(asof)
         terms = self._terms(dataset, root, settles, context=context, asof=now, **of)
@@ -115,7 +126,7 @@ class Contracts(Sources):
                 pl.col("expiration").dt.date(), "cash", "delivery"
             ).iter_rows()
         ]
-        columns = ("symbol", "expiration", "delivery", "cash")
+        columns = ("symbol", "expiration", "delivery", "cash", "settles")
         return live.select(*columns, pl.Series("deadline", ends, dtype=pl.Date))
 
 # %% ../../nbs/data/75_futures.ipynb #fut17

@@ -13,8 +13,8 @@ from .encode import INTERVALS
 from .envelope import LAYOUTS, layout
 
 # %% auto #0
-__all__ = ['SYSTEM', 'ERROR', 'MAPPING', 'Shape', 'shapes', 'border', 'opening', 'Gap', 'between', 'Clocks', 'Losses', 'Listener',
-           'Watch']
+__all__ = ['SYSTEM', 'ERROR', 'MAPPING', 'OURS', 'AHEAD', 'Shape', 'shapes', 'border', 'opening', 'Gap', 'between', 'Clocks',
+           'Losses', 'Said', 'said', 'Listener', 'Watch']
 
 # %% ../../nbs/data/66_gaps.ipynb #gap06
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Shape:
     def at(self, message: bytes) -> int:  # nanoseconds UTC
         """The index time of a record."""
         return int(struct.unpack_from("<Q", message, self.index)[0])
+
+    def flagged(self, message: bytes, flag: int) -> bool:
+        """Whether a record carries a flag."""
+        return self.flags is not None and bool(message[self.flags] & flag)
 
 
 def shapes(
@@ -52,7 +56,7 @@ def shapes(
 # %% ../../nbs/data/66_gaps.ipynb #gap09
 def border(
     shape: Shape,
-    clock: int,  # nanoseconds UTC; when the last message was sent
+    clock: int,  # nanoseconds UTC; when the last of its records was sent
 ) -> int:  # everything with an earlier index time has arrived
     """The first index time of which something may be missing."""
     return (clock - 1) // shape.interval * shape.interval if shape.interval else clock
@@ -90,8 +94,10 @@ def between(
 
 # %% ../../nbs/data/66_gaps.ipynb #gap15
 SYSTEM, ERROR, MAPPING = 0x17, 0x15, 0x16  # type bytes of what the gateway says
-_HEARTBEAT, _SLOW, _REPLAYED = 0, 2, 3  # codes of its messages
-_CODE, _LOST, _UNDEFINED = 319, 4, 2**64 - 1  # place of the code; F_MAYBE_BAD_BOOK; no time
+OURS = 0xF7  # type byte of what we add to a journal: our own clock; nothing of the vendor's has it
+AHEAD = 5 * 10**9  # nanoseconds that a sound time may lie ahead of our clock, and that sending may take
+_LOST, _BAD_TIME = 4, 8  # F_MAYBE_BAD_BOOK, F_BAD_TS_RECV
+_NOW = 2**63 - 1  # before our own clock was written down
 
 
 @dataclass
@@ -99,23 +105,35 @@ class Clocks:
     """Since when nothing is missing, and how far."""
 
     since: dict[str, int]  # by schema: the opening of the stretch, nanoseconds UTC
-    own: dict[str, int]  # by schema: when its last message was sent
+    own: dict[str, int]  # by schema: when its last record was sent
     common: int  # when the last message of any was sent, once nothing is replayed
     replays: int = 0  # subscriptions that are still replayed
+    floor: dict[str, int] = field(default_factory=dict)  # by schema: index times before it are held already
+    begun: int = 0  # since when the session is listened to
+    beat: int = 0  # when the gateway last had nothing else to say
+    now: int = _NOW  # our own clock
+    denied: list[str] = field(default_factory=list)  # schemas of which the gateway refused to send anything
 
     @classmethod
-    def begin(cls, kinds: Mapping[int, Shape], start: int, *, replays: int = 0) -> Clocks:
+    def begin(cls, kinds: Mapping[int, Shape], start: int, *, replays: int = 0, now: int = _NOW) -> Clocks:
         """The clocks of a session that is listened to from `start` on."""
-        named = [shape.schema for shape in kinds.values()]
-        return cls(
-            {s.schema: opening(s, start) for s in kinds.values()}, dict.fromkeys(named, start), start, replays
-        )
+        since = {s.schema: opening(s, start) for s in kinds.values()}
+        return cls(since, dict.fromkeys(since, start), start, replays, dict(since), start, now=now)
+
+    def heard(self, kinds: Mapping[int, Shape]) -> dict[str, int]:  # by schema, nanoseconds UTC
+        """How far each schema has arrived; never before its opening."""
+        quiet = 0 if self.replays else self.beat - AHEAD
+        found = {s.schema: border(s, max(self.own[s.schema], quiet)) for s in kinds.values()}
+        return {schema: max(at, self.since[schema]) for schema, at in found.items()}
 
     def borders(self, kinds: Mapping[int, Shape]) -> dict[str, int]:  # by schema, nanoseconds UTC
-        """How far each schema is complete; never before its opening."""
-        common = 0 if self.replays else self.common
-        found = {s.schema: border(s, max(self.own[s.schema], common)) for s in kinds.values()}
-        return {schema: max(at, self.since[schema]) for schema, at in found.items()}
+        """How far each schema is complete: not at all when the gateway refused it."""
+        found = self.heard(kinds)
+        return {s: self.since[s] if s in self.denied else at for s, at in found.items()}
+
+    def sound(self, sent: int) -> bool:
+        """Whether a time can be."""
+        return self.begun <= sent <= self.now + AHEAD
 
 # %% ../../nbs/data/66_gaps.ipynb #gap18
 @dataclass
@@ -123,30 +141,60 @@ class Losses:
     """What tells that something is missing before a message."""
 
     silence: int = 90 * 10**9  # nanoseconds of message time without a message that are a loss
+    storm: int = 60 * 10**9  # nanoseconds of message time between two flags of one finding
     consecutive: bool = False  # whether the sequence numbers of an instrument leave nothing out
-    slow: bool = False  # the gateway has said that it skipped records, and sent none since
+    owed: str = ""  # what was said to be missing before the next message
+    flags: dict[str, int] = field(default_factory=dict)  # by schema: when the last flagged record was sent
     numbers: dict[int, int] = field(default_factory=dict)  # the last sequence number of each instrument
 
     def why(self, message: bytes, shape: Shape, clocks: Clocks) -> str:  # "" when nothing is missing
-        """Why a record does not follow the one before it."""
-        slow, self.slow = self.slow, False
+        """Why a record with a sound time does not follow the one before it."""
+        sent = shape.at(message) + shape.interval
+        owed, self.owed = self.owed, ""
         jumped = self.consecutive and shape.sequence is not None and self._jumped(message, shape.sequence)
-        if self.late(shape.at(message) + shape.interval, clocks):
+        if shape.flagged(message, _LOST):
+            last, self.flags[shape.schema] = self.flags.get(shape.schema), sent
+            owed = owed or ("channel" if last is None or abs(sent - last) > self.storm else "")
+        if self.late(sent, clocks):
             return "silence"
-        if slow:
-            return "slow reader"
-        if shape.flags is not None and message[shape.flags] & _LOST:
-            return "channel"
-        return "sequence" if jumped else ""
+        return owed or ("sequence" if jumped else "")
 
     def late(self, sent: int, clocks: Clocks) -> bool:
         """Whether there was nothing for too long before an instant."""
-        return not clocks.replays and clocks.common + self.silence < sent < _UNDEFINED
+        return not clocks.replays and clocks.common + self.silence < sent
 
     def _jumped(self, message: bytes, place: int) -> bool:
         instrument, number = (struct.unpack_from("<I", message, p)[0] for p in (4, place))
         before, self.numbers[instrument] = self.numbers.get(instrument, number), number
         return bool(number > before + 1)
+
+# %% ../../nbs/data/66_gaps.ipynb #gap18f
+_HEARTBEAT, _SLOW, _REPLAYED, _SKIPPED = 0, 2, 3, 7  # codes of its messages; the last of an error
+
+
+@dataclass(frozen=True)
+class Said:
+    """An error of the gateway."""
+
+    words: str  # its own, one line
+    code: int  # of the vendor; 255: none
+    denied: tuple[str, ...] = ()  # schemas of which nothing came, or which it names
+
+    @property
+    def final(self) -> bool:
+        """Whether the same would be said again: key, symbols or subscription are refused."""
+        return self.code in (1, 2, 4, 5) or "ubscri" in self.words
+
+    def __str__(self) -> str:
+        nothing = f"; nothing of {', '.join(self.denied)} counts as recorded" if self.denied else ""
+        return f"the gateway says: {self.words}{nothing}"
+
+
+def said(message: bytes) -> Said:  # an error
+    """Read an error of the gateway."""
+    text, code = (message[16:318], message[318]) if len(message) >= 320 else (message[16:], 255)
+    words = text.split(b"\0")[0].decode(errors="replace")
+    return Said("".join(c if c.isprintable() else " " for c in words)[:300], code)
 
 # %% ../../nbs/data/66_gaps.ipynb #gap18d
 class Listener:
@@ -154,28 +202,46 @@ class Listener:
 
     def __init__(self, kinds: Mapping[int, Shape], clocks: Clocks, losses: Losses) -> None:
         self.clocks, self._kinds, self._losses = clocks, kinds, losses
+        self.errors: list[Said] = []
+        self.odd = 0  # records with a time that cannot be
 
     def _count(self, shape: Shape, sent: int) -> None:
         """A record was sent."""
         clocks = self.clocks
-        if sent < _UNDEFINED:
-            clocks.own[shape.schema] = max(clocks.own[shape.schema], sent)
-            clocks.common = clocks.common if clocks.replays else max(clocks.common, sent)
+        clocks.own[shape.schema] = max(clocks.own[shape.schema], sent)
+        clocks.common = clocks.common if clocks.replays else max(clocks.common, sent)
 
-    def _said(self, message: bytes) -> str:
+    def _told(self, message: bytes) -> str:
         """The gateway said something of itself."""
-        clocks, losses, code, at = self.clocks, self._losses, message[_CODE], _stamp(message)
-        losses.slow = losses.slow or code == _SLOW
+        clocks, losses, at = self.clocks, self._losses, _stamp(message)
+        code = message[319] if len(message) >= 320 else _HEARTBEAT
+        at = at if clocks.sound(at) else 0
+        losses.owed = "slow reader" if code == _SLOW else losses.owed
         if code == _REPLAYED and clocks.replays:
             clocks.replays -= 1
-            clocks.common = clocks.common if clocks.replays else max(clocks.common, *clocks.own.values(), at)
-        if code != _HEARTBEAT or clocks.replays:
+            if not clocks.replays:
+                clocks.common, clocks.beat = (
+                    max(clocks.common, *clocks.own.values(), at),
+                    max(clocks.beat, at),
+                )
+        if code != _HEARTBEAT or clocks.replays or not at:
             return ""
-        slow, losses.slow = losses.slow, False
-        if slow or losses.late(at, clocks):
-            return "slow reader" if slow else "silence"
-        clocks.common = max(clocks.common, at)
+        if why := losses.owed or ("silence" if losses.late(at, clocks) else ""):
+            losses.owed = ""
+            return why
+        clocks.common, clocks.beat = max(clocks.common, at), max(clocks.beat, at)
         return ""
+
+    def _erred(self, message: bytes) -> None:
+        """The gateway reported an error."""
+        clocks, told = self.clocks, said(message)
+        if told.code == _SKIPPED:
+            self._losses.owed = "slow reader"
+            return
+        named = [s.schema for s in self._kinds.values() if s.schema in told.words]
+        silent = [schema for schema, at in clocks.own.items() if at <= clocks.begun]
+        clocks.denied = sorted({*clocks.denied, *(named or silent)})
+        self.errors.append(Said(told.words, told.code, tuple(named or silent)))
 
 
 def _stamp(message: bytes) -> int:
@@ -186,24 +252,47 @@ def _stamp(message: bytes) -> int:
 class Watch(Listener):
     """Reads a session's messages, and says when one does not follow."""
 
+    def sound(self, message: bytes) -> bool:
+        """Whether a record's time can be."""
+        if (shape := self._kinds.get(message[1])) is None:
+            return True
+        return self.clocks.sound(shape.at(message) + shape.interval) and not shape.flagged(message, _BAD_TIME)
+
     def see(self, message: bytes) -> str:  # "" if it follows; else why something is missing before it
         """Look at the next message; one that does not follow moves no clock."""
         if (shape := self._kinds.get(message[1])) is None:
-            return self._said(message) if message[1] == SYSTEM else ""
+            return self._aside(message)
+        if not self.sound(message):
+            self.odd += 1
+            if shape.flagged(message, _LOST) and shape.schema not in self._losses.flags:
+                self._losses.owed, self._losses.flags[shape.schema] = "channel", self.clocks.common
+            return ""
         if not (why := self._losses.why(message, shape, self.clocks)):
             self._count(shape, shape.at(message) + shape.interval)
         return why
 
-    def follow(self, message: bytes) -> None:
+    def _aside(self, message: bytes) -> str:
+        """Look at a message that is no record."""
+        if message[1] == OURS:
+            self.clocks.now = _stamp(message)
+        elif message[1] == ERROR:
+            self._erred(message)
+        return self._told(message) if message[1] == SYSTEM else ""
+
+    def follow(self, message: bytes) -> bool:  # whether its time can be
         """Take a message of a journal, whose first may open a stretch and whose others all follow."""
+        sound = self.sound(message)
         if self.see(message) and (shape := self._kinds.get(message[1])) is not None:
             self._count(shape, shape.at(message) + shape.interval)
+        return sound
 
     def resume(self, message: bytes) -> None:
         """Begin another stretch with a message that does not follow."""
         clocks, shape = self.clocks, self._kinds.get(message[1])
         sent = _stamp(message) if shape is None else shape.at(message) + shape.interval
-        lost = self._kinds.values() if not clocks.replays or shape is None else [shape]
-        clocks.since |= {s.schema: opening(s, sent) for s in lost}
-        clocks.own |= {s.schema: sent for s in lost}
-        clocks.common = clocks.common if clocks.replays else sent
+        lost, before = list(self._kinds.values()), clocks.borders(self._kinds)
+        lost = lost if not clocks.replays or shape is None else [shape]
+        clocks.since |= {s.schema: max(opening(s, sent), before[s.schema]) for s in lost}
+        clocks.own |= {s.schema: max(clocks.own[s.schema], sent) for s in lost}
+        clocks.common = clocks.common if clocks.replays else max(clocks.common, sent)
+        clocks.beat = max(clocks.beat, sent) if shape is None else clocks.beat

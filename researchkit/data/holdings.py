@@ -19,7 +19,6 @@ from ..frames import INSTANT, DType
 __all__ = ['Listing', 'Holdings']
 
 # %% ../../nbs/data/81_holdings.ipynb #hld07
-_DAY_NS = 86_400_000_000_000
 _AT_ONCE = 500  # names in one question
 
 
@@ -88,7 +87,7 @@ class Holdings(Listing):
         """What a table holds of the symbols of a request, in words; raises `NotFound` where that is nothing."""
         of = request.resource
         first, last = self.reach(of)
-        words = f"{written(first // _DAY_NS * _DAY_NS)} to {written(last // _DAY_NS * _DAY_NS)}"
+        words = f"{written(first)} to {written(last)}"
         if (of.start is not None and of.start > last) or (of.end is not None and of.end <= first):
             raise NotFound(f"no rows of {request}: there is {words}")
         return words

@@ -12,18 +12,25 @@ from typing import Any
 import polars as pl
 
 from ..context import Context, Resource, parse_table
+from .corrections import STEP
+from .exchange import part_of
 from .filelists import listed
 from .lake import Lake
-from .layouts import RETRACTED
+from .layouts import RETRACTED, Layout, instants_ns
 from .registry import Registry
 from .scan import written
 from .streaming import Piece, may_hold
 from ..errors import NotFound, not_found
 
 # %% auto #0
-__all__ = ['OldPin', 'Restated', 'OldPins', 'Impacts']
+__all__ = ['some', 'OldPin', 'Restated', 'Brought', 'OldPins', 'Impacts']
 
 # %% ../../nbs/data/43_impact.ipynb #imp07
+def some(count: int, thing: str) -> str:
+    """A number of things, in words."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 @dataclass(frozen=True)
 class OldPin:
     """A version that holds rows which a restatement touched, and not the restatement."""
@@ -41,28 +48,51 @@ class Restated:
     raw_sha256: str  # the object that brought it
     replaces: str  # the object it restates; "" where it was brought with a day of its own
     published_ns: int  # nanoseconds UTC
+    retracted: int  # rows taken back, as counted when it was ingested
+    added: int  # rows that came in their place, or were new
     rows: pl.DataFrame  # symbol, day, retracted, added: one row a symbol and UTC day
     pins: tuple[OldPin, ...]  # oldest first
 
     def __str__(self) -> str:
         """One line."""
-        took, came = self.rows["retracted"].sum(), self.rows["added"].sum()
-        days, names = self.rows["day"].n_unique(), self.rows["symbol"].n_unique()
-        where = f"{days:,} day{'s' * (days != 1)}, {names:,} symbol{'s' * (names != 1)}"
+        days, names, pins = self.rows["day"].n_unique(), self.rows["symbol"].n_unique(), len(self.pins)
+        where = f"{some(days, 'day')}, {some(names, 'symbol')}"
         return (
-            f"{self.table} restated on {written(self.published_ns)} by {self.raw_sha256[:12]}: {took:,} rows taken back, "
-            f"{came:,} added ({where}); {len(self.pins)} pins hold what was before"
+            f"{self.table} restated on {written(self.published_ns)} by {self.raw_sha256[:12]}: "
+            f"{some(self.retracted, 'row')} taken back, {self.added:,} added ({where}); "
+            f"{some(pins, 'pin')} {'holds' if pins == 1 else 'hold'} what was before"
         )
 
 # %% ../../nbs/data/43_impact.ipynb #imp09
 _COUNTS: Mapping[str, Any] = {"symbol": pl.String, "day": pl.Date, "retracted": pl.Int64, "added": pl.Int64}
 
 
-class OldPins:
-    """Finds versions that hold what was before."""
+_MINE = "SELECT path, retired_ns FROM lake_files WHERE raw_sha256 = :r AND table_name = :t ORDER BY path"
+_MERGED = (
+    "SELECT f.path, f.retired_ns FROM file_origins o JOIN lake_files f ON f.path = o.path "
+    "WHERE o.raw_sha256 = :r AND f.table_name = :t ORDER BY f.path"
+)
+
+
+class Brought:
+    """Finds the files in which the rows of an object lie."""
 
     def __init__(self, *, registry: Registry, lake: Lake) -> None:
         self._registry, self._lake = registry, lake
+
+    def _brought(self, row: Mapping[str, Any]) -> tuple[list[str], list[str], set[str]]:
+        """Its own files, merged ones for the rest, each row in one of them; and every file that ever held some."""
+        given = {"r": row["raw_sha256"], "t": row["table_name"]}
+        mine, merged = self._registry.rows(_MINE, **given), self._registry.rows(_MERGED, **given)
+        there = self._lake.storage.exists
+        kept = [f["path"] for f in mine if f["retired_ns"] is None or there(f["path"])]
+        gone = {part_of(f["path"]) for f in mine} - {part_of(p) for p in kept}
+        rest = [f["path"] for f in merged if f["retired_ns"] is None and part_of(f["path"]) in gone]
+        return kept, rest, {f["path"] for f in (*mine, *merged)}
+
+
+class OldPins(Brought):
+    """Finds versions that hold what was before."""
 
     def _pins(self, row: Mapping[str, Any], found: pl.DataFrame) -> Iterator[OldPin]:
         """Versions whose files may hold what was before, and do not hold the restatement."""
@@ -70,8 +100,7 @@ class OldPins:
             "SELECT DISTINCT p.id, p.created_ns FROM pins p JOIN pin_tables t ON t.pin_id = p.id "
             "WHERE t.table_name = :t ORDER BY p.created_ns, p.id"
         )
-        paths = "SELECT path FROM lake_files WHERE raw_sha256 = :r UNION SELECT path FROM file_origins WHERE raw_sha256 = :r"
-        brought = {r["path"] for r in self._registry.rows(paths, r=row["raw_sha256"])}
+        *_, brought = self._brought(row)
         days = found.group_by("day").agg(pl.col("symbol").unique().sort()).sort("day")
         spans = [(int(d.toordinal() - 719_163), symbols) for d, symbols in days.iter_rows()]
         for pin in self._registry.rows(query, t=row["table_name"]):
@@ -98,6 +127,19 @@ def _reaches(pieces: list[Piece], spans: list[tuple[int, list[str]]]) -> bool:
     return False
 
 # %% ../../nbs/data/43_impact.ipynb #imp16
+def _restated(layout: Layout, published: int, *, own: bool) -> pl.Expr:
+    """Which stored rows of a file belong to a restatement of this instant; other objects' rows lie in it unless `own`."""
+    instants, gone = instants_ns(layout), pl.col(RETRACTED).fill_null(value=False)
+    known, edition = instants["ts_known"], instants["ts_published"]
+    first = (edition == known + 1) & (known >= published)  # a first version that was taken back at once
+    dated = (edition == published) & (known <= published)
+    if "ordinal" in layout.frame.key:
+        dated = (edition == pl.max_horizontal(known, pl.lit(published))) & (pl.col("ordinal") >= STEP)
+    again = (edition > published) & (edition < published + 1_000)  # of a version of the same instant
+    back = pl.lit(value=True) if own else (edition == published) | first | again
+    return (gone & back) | (~gone & dated)
+
+
 class Impacts(OldPins):
     """Restatements, and what they touch."""
 
@@ -132,24 +174,28 @@ class Impacts(OldPins):
         """Look at the rows of one restatement."""
         found = self._changed(row, context)
         told = row["table_name"], row["raw_sha256"], row["replaces"], row["published_ns"]
-        return Restated(*told, found, tuple(self._pins(row, found)) if found.height else ())
+        pins = tuple(self._pins(row, found))
+        return Restated(*told, row["retracted"], row["added"], found, pins)
 
     def _changed(self, row: Mapping[str, Any], context: Context) -> pl.DataFrame:
         """Count what was taken back and what came, by symbol and day."""
         start, end = row["first_ns"], row["last_ns"]
         span = {"start": start, "end": None if end is None else end + 1}
         asked = self._lake.asked(row["table_name"], context=context, **span)
-        asked.access.admit(("ts_event", "symbol"), f"ts_published == {row['published_ns']}")
-        asked.access.check([p.path for p in asked.pieces])
-        paths, of = [p.path for p in asked.pieces if not p.plain], asked.request.resource
-        if not paths:
+        asked.access.admit(("ts_event", "symbol"), f"restated by {row['raw_sha256']}")
+        own, merged, _ = self._brought(row)
+        asked.access.check([*own, *merged])
+        if start is None or not (own or merged):
             return pl.DataFrame(schema=dict(_COUNTS))
-        lazy = self._lake.files.opener.opened(paths, asked.request.layout, of)
+        layout, opened = asked.request.layout, self._lake.files.opener.opened
+        lazy = pl.concat(
+            opened(paths, layout, asked.request.resource).filter(_restated(layout, row["published_ns"], own=mine))
+            for paths, mine in ((own, True), (merged, False)) if paths
+        )  # fmt: skip
         day = (pl.col("ts_event") // 86_400_000_000_000).cast(pl.Int32).cast(pl.Date)
         gone = pl.col(RETRACTED).fill_null(value=False)
-        found = lazy.filter(pl.col("ts_published") == row["published_ns"]).group_by(
-            "symbol", day.alias("day")
-        )
+        within = (pl.col("ts_event") >= start) & (pl.col("ts_event") <= end)
+        found = lazy.filter(within).group_by("symbol", day.alias("day"))
         counts = found.agg(
             gone.sum().cast(pl.Int64).alias("retracted"), (~gone).sum().cast(pl.Int64).alias("added")
         )

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,7 +19,7 @@ from .accounts import Brought, Index, Ingest, table_lock
 from .aside import put_aside
 from .corrections import Restatement
 from .envelope import Header
-from .filed import file_rows, symbol_rows
+from .filed import file_rows, named_after, symbol_rows
 from .intake import Draft, Intake, Output, Progress, silent, take_in, write_out
 from .layouts import Layout, layout_in
 from .neighbours import Neighbours, meeting
@@ -119,7 +118,7 @@ def _recounted(desk: Desk, found: RawObject, resource: Resource, done: Ingest, o
     query = "SELECT rows FROM file_origins WHERE path = :p AND raw_sha256 = :r"
     for path, rows in output.settled.shared.items():
         merged = desk.index.registry.one(query, p=path, r=found.sha256)
-        brought = rows if PurePosixPath(path).stem == own else min(rows, merged["rows"] if merged else 0)
+        brought = rows if named_after(path) == own else min(rows, merged["rows"] if merged else 0)
         mine += brought
         shared |= {path: rows - brought} if rows > brought else {}
     parts: dict[str, Any] = {"catalog": desk.catalog, "index": desk.index}

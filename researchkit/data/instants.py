@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 # %% auto #0
-__all__ = ['instant', 'written']
+__all__ = ['instant', 'written', 'since']
 
 # %% ../../nbs/data/84_instants.ipynb #ins07
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,11 +21,12 @@ def instant(
     name: str,  # of the argument, for the error
 ) -> int | None:  # nanoseconds UTC
     """Read an instant; raises `ValueError` with the name of the argument."""
-    if value is None or isinstance(value, int):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
+    given: Any = value
     try:
-        moment = datetime.fromisoformat(value if isinstance(value, str) else value.isoformat())
-    except ValueError:
+        moment = datetime.fromisoformat(given if isinstance(given, str) else given.isoformat())
+    except (ValueError, AttributeError):
         rule = "must be an ISO date or instant in UTC, as in 2013-06-28 or 2013-06-28T16:30"
         raise ValueError(f"{name} {rule}, got '{value}'") from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
@@ -37,3 +39,11 @@ def written(value: int | None) -> str:
         return "…"
     moment = _EPOCH + timedelta(microseconds=value // 1000)
     return f"{moment:%Y-%m-%d}" if value % 86_400_000_000_000 == 0 else f"{moment:%Y-%m-%dT%H:%M:%S}"
+
+
+def since(value: int) -> str:
+    """The first microsecond that is not before an instant: to be typed as `asof`."""
+    whole = -(-value // 1_000) * 1_000
+    if not (part := whole % 10**9):
+        return written(whole)
+    return f"{_EPOCH + timedelta(seconds=whole // 10**9):%Y-%m-%dT%H:%M:%S}.{part // 1_000:06d}".rstrip("0")

@@ -5,18 +5,19 @@
 # %% ../../nbs/data/71_intake.ipynb #itk03
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .corrections import Restatement, Settled, recognise, settle
 from .envelope import Header, open_records
-from .filed import Filed, taken_back
+from .filed import Filed
 from .layouts import Layout, partition_of
 from .naming import Names, part_of, steps_of
 from .neighbours import Neighbours, stretch_of
@@ -25,7 +26,7 @@ from .quarantine import Ward, bar_faults, faults
 from .schemas import FIELDS
 from .spool import ALWAYS, Spool, Window
 from .storage import Storage
-from .writing import Shape, as_frame, data_file, write_parquet
+from .writing import Shape, Written, as_frame, data_file, write_parquet
 from ..errors import SchemaError
 from ..frames import BARS
 
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 # %% auto #0
-__all__ = ['CHUNK', 'MANY', 'WINDOW', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'Giving',
-           'write_out']
+__all__ = ['CHUNK', 'MANY', 'WINDOW', 'LARGE', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'Giving',
+           'begun', 'write_out']
 
 # %% ../../nbs/data/71_intake.ipynb #itk07
 CHUNK = 2 << 20  # bytes of records that are sorted at once
 MANY = 256  # chunks, after which they become larger: a window looks into every one of them
 WINDOW = 4 << 20  # bytes of records that become one row group
+LARGE = 1 << 30  # bytes of records in one file; the writer remembers a little of every row group
 Progress = Callable[[str, int, int | None], None]  # "read" or "write", rows done, rows in all
 
 
@@ -73,7 +75,7 @@ def chunks(
             if filled == len(held):
                 yield held.view(dtype)
                 filled, count = 0, count + 1
-                held = np.empty(3 * rows, held.dtype) if count == MANY else held
+                held = np.empty(2 * rows, held.dtype) if count == MANY else held
     if filled:
         yield held[:filled].view(dtype)
 
@@ -164,6 +166,8 @@ class Output:
     progress: Progress = silent
     again: bool = False  # only count what lies there
     done: int = 0
+    _at: int = 0  # windows given out
+    _now: tuple[tuple[int, int] | None, int, int] = (None, 0, 0)  # file, its number, bytes of records in it
 
     def bounds(self) -> list[tuple[int, int]]:
         """Where windows begin."""
@@ -175,7 +179,7 @@ class Output:
         if self.change is None:
             cells = set(self.intake.spool.totals())
             met = [bound for bound in met if bound[0] in cells]
-        firsts = {(self._first(cell), ALWAYS) for cell, _ in (*found, *met)}
+        firsts = {(self._first(self.file_of(cell)), ALWAYS) for cell, _ in (*found, *met)}
         return sorted({*found, *met, *firsts})
 
     def file_of(self, cell: int) -> tuple[int, int]:
@@ -183,10 +187,11 @@ class Output:
         step, code = divmod(cell, max(1, len(self.intake.names.symbols)))
         return step, self.intake.names.bucket[code] if self.intake.names.bucket else 0
 
-    def _first(self, cell: int) -> int:
-        """The first cell of the same file."""
-        step, bucket = self.file_of(cell)
-        return step * max(1, len(self.intake.names.symbols)) + self.intake.names.bucket.index(bucket)
+    def _first(self, file: tuple[int, int]) -> int:
+        """The first cell of a file."""
+        step, bucket = file
+        names = self.intake.names
+        return step * max(1, len(names.symbols)) + (names.bucket.index(bucket) if names.bucket else 0)
 
     def _sound(self, window: Window) -> Window:
         """Put bars aside that share their key."""
@@ -219,15 +224,32 @@ class Output:
         found = settle(as_frame(new), held, self.intake.layout, words=name, into=into, change=self.change)
         return self.shape.conformed(found)
 
+    def _file(self, window: Window) -> tuple[tuple[int, int], int]:
+        """The file that the next window goes to; a full one is followed by another of the same partition."""
+        file, size = self.file_of(window.start[0]), len(window.places) * self.intake.header.dtype.itemsize
+        if self._now[0] != file:
+            self._now = file, 0, 0
+        elif self._now[2] >= LARGE:
+            self._now = file, self._now[1] + 1, 0
+        self._now = file, self._now[1], self._now[2] + size
+        return file, self._now[1]
+
+    def _batches(self, windows: Iterator[Window], bounds: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+        """What is to be written of some windows; nothing is held on to that was given away."""
+        for window in windows:
+            batch = self.batch(window, bounds, self._at)
+            self._at += 1
+            del window
+            if batch.num_rows:
+                yield batch
+            del batch
+
     def parts(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:  # each to be used up before the next
         """The batches of each file, with the name of its partition."""
         bounds = self.bounds()
-        windows = enumerate(self.intake.spool.windows(bounds))
-        for _, group in groupby(windows, key=lambda w: self.file_of(w[1].start[0])):
-            at, window = next(group)
-            part = part_of(window.start[0], self.intake.names, self.intake.layout)
-            batches = (self.batch(w, bounds, i) for i, w in chain([(at, window)], group))
-            yield part, (b for b in batches if b.num_rows)
+        for (file, _), group in groupby(self.intake.spool.windows(bounds), key=self._file):
+            part = part_of(self._first(file), self.intake.names, self.intake.layout)
+            yield part, self._batches(group, bounds)
         self.intake.ward.judge()
 
 # %% ../../nbs/data/71_intake.ipynb #itk15
@@ -247,6 +269,12 @@ class Giving(Protocol):
     def parts(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]: ...
 
 
+def begun(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch] | None:
+    """The same batches; None where there are none."""
+    first = next(batches, None)
+    return None if first is None else chain([first], batches)
+
+
 def write_out(
     output: Giving,
     table: Table,  # that the files are meant for; nothing is committed
@@ -254,15 +282,17 @@ def write_out(
     stem: str,  # what the files are called
 ) -> Draft:
     """Write the files of a delivery; raises `IntegrityError` for rows that contradict, and leaves nothing then."""
-    draft, tried = Draft(), list[str]()
+    draft, tried, files = Draft(), list[str](), Counter[str]()
     try:
         for part, batches in output.parts():
-            if (first := next(batches, None)) is None:
+            if (some := begun(batches)) is None:
                 continue
-            path = f"{table.location().removeprefix('lake://')}/data/{part}/{stem}.parquet"
+            name = f"{stem}-{files[part]}" if files[part] else stem
+            path = f"{table.location().removeprefix('lake://')}/data/{part}/{name}.parquet"
+            files[part] += 1
             tried.append(path)
             storage.delete(path)
-            _write(output.shape, chain([first], batches), path, part, storage, table, draft)
+            _write(output.shape, some, path, part, storage, table, draft)
     except Exception:
         for path in tried:
             storage.delete(path)
@@ -280,18 +310,14 @@ def _write(
     draft: Draft,
 ) -> None:
     """Write one file and describe it."""
-    back: list[int] = []
-    made: list[Any] = []
-
-    def counted() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            back.append(taken_back(batch))
-            yield batch
+    made: list[Written] = []
 
     def write(sink: BinaryIO) -> None:
-        made.append(write_parquet(sink, counted(), shape))
+        made.append(write_parquet(sink, batches, shape))
 
     kept = storage.publish(path, write)
     [written] = made
-    draft.filed.append(Filed(path, kept.bytes, kept.sha256, kept.etag, written.account, sum(back)))
+    draft.filed.append(
+        Filed(path, kept.bytes, kept.sha256, kept.etag, written.account, written.account.retracted)
+    )
     draft.files.append(data_file(table, f"lake://{path}", partition_of(part), written, kept.bytes, shape.ids))

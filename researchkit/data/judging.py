@@ -15,7 +15,7 @@ from .tally import Tally, beyond, quantile
 from ..frames import INSTANT, DType
 
 # %% auto #0
-__all__ = ['FINDINGS', 'GRADES', 'FEWEST', 'measured', 'monthly', 'judged']
+__all__ = ['FINDINGS', 'GRADES', 'FEWEST', 'measured', 'monthly', 'judged', 'most']
 
 # %% ../../nbs/data/95_judging.ipynb #jdg07
 FINDINGS: dict[str, DType] = {
@@ -212,3 +212,13 @@ def judged(
     grade = pl.col("severity").replace_strict({g: i for i, g in enumerate(GRADES)}, return_dtype=pl.Int8)
     place = pl.col("check").replace_strict({n: i for i, n in enumerate(asked.names)}, return_dtype=pl.Int16)
     return pl.concat(found).sort(grade, place, "symbol", "first", maintain_order=True)
+
+# %% ../../nbs/data/95_judging.ipynb #jdg41
+def most(
+    findings: pl.DataFrame,  # FINDINGS
+) -> pl.DataFrame:  # severity, check, words; one row a check, in the order of `findings`
+    """Say of each check what its largest finding says, and of which symbol unless it is the only one."""
+    by_rows = pl.col("symbol", "words").sort_by("rows", descending=True, maintain_order=True).first()
+    each = findings.group_by("severity", "check", maintain_order=True).agg(by_rows, pl.len().alias("n"))
+    named = pl.format("the most in {}: {}", pl.col("symbol").fill_null("?"), "words")
+    return each.select("severity", "check", words=pl.when(pl.col("n") > 1).then(named).otherwise("words"))

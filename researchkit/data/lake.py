@@ -69,6 +69,8 @@ class LakeReader(Asking):
         named = (symbols,) if isinstance(symbols, str) else tuple(dict.fromkeys(symbols or ()))
         first, last = instant(span[0], name="start"), instant(span[1], name="end")
         of = replace(parse_table(table), symbols=named, start=first, end=last)
+        chosen = None if objects is None else tuple(sorted(set(objects)))
+        named_too = {} if chosen is None else {"objects": list(chosen)}
         self._door.ask("read", of, context=context)
         self.reach(replace(of, symbols=()))
         if not self.catalog.table_exists(ward_of(of).identifier):
@@ -78,13 +80,13 @@ class LakeReader(Asking):
         def admit(columns: tuple[str, ...], predicate: str) -> None:
             wanted = replace(of, columns=columns)
             self._door.ask("read", wanted, context=context)
-            body = scope(wanted) | {"quarantined": True} | ({"predicate": predicate} if predicate else {})
-            self._door.record("read", body, context=context)
+            body = scope(wanted) | {"quarantined": True} | named_too
+            self._door.record("read", body | ({"predicate": predicate} if predicate else {}), context=context)
 
         held = Aside(
             self.storage, files_in(ward), kinds_of(ward), admit, lambda paths: self.files.check(paths, of)
         )
-        return put_aside(of, held, objects)
+        return put_aside(of, held, chosen)
 
     def batches(
         self,

@@ -317,6 +317,9 @@ def pieces_of(
         yield piece
 
 
+_WHOLE = 3.0  # times the silence that is allowed: how long an answer to a question may take
+
+
 def read_all(
     line: Line,
     what: str,
@@ -324,10 +327,14 @@ def read_all(
     *,
     most: int = 256 << 20,  # bytes
 ) -> bytes:
-    """Read a whole body; raises `Refusal` when it is cut or has no end."""
-    found = bytearray()
+    """Read a whole body; raises `Refusal` when it is cut or has no end, in bytes or in time."""
+    found, began, whole = bytearray(), time.monotonic(), _WHOLE * line.seconds[1]
     for piece in pieces_of(line, what, answer):
         found += piece
+        if time.monotonic() - began > whole:
+            answer.close()
+            words = f"vendor {line.host} is not done answering after {whole:,.0f} s ({what})"
+            raise Refusal(words, again=True, lost=True)
         if len(found) > most:
             answer.close()
             raise Refusal(f"vendor {line.host} answers with more than {most:,} bytes ({what})", lost=True)

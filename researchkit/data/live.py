@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..context import Context, Resource
 from .door import Door
-from .gaps import Gap
+from .gaps import AHEAD, Gap, Said
 from .instants import written
 from .line import Patience, Refusal
 from .listening import Session
@@ -23,7 +23,7 @@ from .orders import Order
 from .raw import RawZone, locked
 from .registry import Registry
 from .segments import Feed
-from .shelving import Shelf, recorded, unheard
+from .shelving import Aside, Shelf, laid_aside, recorded, unheard
 from .spending import sized
 from .tape import Tape
 from ..security.durable import make_folder, sweep_temporary
@@ -46,7 +46,9 @@ class Recorded:
     sessions: int  # connections that were made
     at: int  # nanoseconds UTC; how far the session was
     gaps: tuple[Gap, ...]  # what was missed
-    trouble: str = ""  # why something that was heard is not in the lake yet
+    trouble: str = ""  # why something that was heard is not in the lake
+    said: tuple[str, ...] = ()  # what the gateway complained of, in its own words
+    odd: int = 0  # records that were kept although their time cannot be
 
     def __str__(self) -> str:
         counts = {
@@ -56,8 +58,10 @@ class Recorded:
             "gap": len(self.gaps),
         }
         said = [f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in counts.items()]
+        if self.odd:
+            said.append(f"{self.odd:,} with a time that cannot be")
         heard = f"{self.feed.dataset} {' '.join(self.feed.schemas)} until {written(self.at)}"
-        return " · ".join([heard, sized(self.bytes), *said] + [self.trouble] * bool(self.trouble))
+        return " · ".join([heard, sized(self.bytes), *said, *self.said] + [self.trouble] * bool(self.trouble))
 
 
 def _nobody(resource: Resource) -> bool:
@@ -103,6 +107,15 @@ class Ways:
         start = oldest if len(borders) == len(feed.schemas) and self._clock() - oldest < reach else None
         return self._connect(feed, start), 0 if start is None else len(feed.schemas)
 
+    def begins(self, start: int, reach: int) -> int:  # the same
+        """Hold what a session says it begins with against our own clock."""
+        now = self._clock()
+        if not now - 2 * reach <= start <= now + AHEAD:
+            told = written(start) if start < 2**63 else "no time at all"
+            rule = f"between {written(now - 2 * reach)} and 5 s after our own clock, {written(now)}"
+            raise Refusal(f"live gateway: its session begins with {told}, rule: {rule}", again=True)
+        return start
+
     def note(self, feed: Feed, gaps: Iterable[Gap], *, context: Context) -> None:
         """Write on the ledger what was missed."""
         for gap in gaps:
@@ -119,6 +132,10 @@ class Ways:
     def missing(self, feed: Feed) -> list[Order]:  # by schema and time; empty: nothing was missed
         """What was missed of a feed since it was first recorded, in the words of orders."""
         return unheard(self._registry, feed)
+
+    def aside(self, feed: Feed) -> list[Aside]:  # by name
+        """What of a feed was heard and could not be shelved."""
+        return laid_aside(self.folder / feed.tag)
 
     def ends(
         self, feed: Feed
@@ -138,13 +155,16 @@ class _Count:
 
     def __init__(self, tape: Tape, shelf: Shelf, say: Callable[[Recorded], None] | None) -> None:
         self._tape, self._shelf, self._say = tape, shelf, say
-        self._messages = self._bytes = self.sessions = self.at = 0
+        self._messages = self._bytes = self.odd = self.records = self.sessions = self.at = 0
         self.gaps: list[Gap] = []
+        self.said: list[Said] = []
+        self._kinds = tape.feed.kinds
         self._shown = time.monotonic()
 
     def add(self, messages: Sequence[bytes]) -> None:
         """Count messages that were written down, and say so once a second."""
         self._messages, self._bytes = self._messages + len(messages), self._bytes + sum(map(len, messages))
+        self.records += sum(message[1] in self._kinds for message in messages)
         self.at = self._tape.at
         if self._say is not None and time.monotonic() - self._shown > 1:
             self._shown = time.monotonic()
@@ -153,8 +173,9 @@ class _Count:
     def told(self) -> Recorded:
         """What it came to so far."""
         counts = self._messages, self._bytes, self._shelf.segments, self.sessions
-        trouble = "" if self._tape.trouble is None else str(self._tape.trouble)
-        return Recorded(self._tape.feed, *counts, self.at, tuple(self.gaps), trouble)
+        trouble = "; ".join(map(str, [*self._shelf.aside, *filter(None, [self._tape.trouble])]))
+        said = tuple(dict.fromkeys(map(str, self.said)))
+        return Recorded(self._tape.feed, *counts, self.at, tuple(self.gaps), trouble, said, self.odd)
 
 # %% ../../nbs/data/51_live.ipynb #liv09c
 class _Listening:
@@ -164,19 +185,22 @@ class _Listening:
         self._tape, self._count, self._limits, self._recorder = tape, count, limits, recorder
         self._context = context
         self._session: Session | None = None
+        self._borders: Mapping[str, int] = {}  # by schema: how far it is complete
 
     def run(self, borders: Mapping[str, int]) -> None:
         """Connect and listen, again and again, until it is over."""
-        attempt = 0
+        attempt, self._borders = 0, borders
         while not self._over():
-            before, refusal = self._count.at, Refusal("live gateway: its sessions bring nothing", again=True)
+            records, begun = self._count.records, time.monotonic()
+            refusal = Refusal("live gateway: its sessions bring nothing", again=True)
             try:
-                borders = self._listen(borders)
+                self._listen()
             except Refusal as e:
                 refusal = e
             self.close()
-            attempt = 0 if self._count.at > before else attempt + 1
-            if attempt and not self._over():
+            lasted = time.monotonic() - begun > self._limits.quiet
+            attempt = 0 if self._count.records > records or lasted else attempt + 1
+            if not refusal.again or (attempt and not self._over()):
                 self._limits.patience.pause(attempt, refusal)
 
     def _over(self) -> bool:
@@ -194,29 +218,37 @@ class _Listening:
         self._count.gaps += gaps
         self._recorder.note(self._tape.feed, gaps, context=self._context)
 
-    def _listen(self, borders: Mapping[str, int]) -> Mapping[str, int]:  # by schema: how far it was complete
+    def _listen(self) -> None:
         """One session from its beginning to its end."""
-        session, replays = self._recorder.connect(self._tape.feed, borders, self._limits.reach)
+        limits, borders = self._limits, self._borders
+        session, replays = self._recorder.connect(self._tape.feed, borders, limits.reach)
         self._session, heard, begun = session, time.monotonic(), False
         self._count.sessions += 1
-        while not self._over() and time.monotonic() - heard < self._limits.quiet:
+        while not self._over() and time.monotonic() - heard < limits.quiet:
             over, messages = session.over, session.take(0.2)
             if not begun and session.start is not None:
-                self._missed(self._tape.begin(session.start, borders, replays=replays))
+                start = self._recorder.begins(session.start, limits.reach)
+                self._missed(self._tape.begin(start, borders, replays=replays))
                 begun = True
             if messages and begun:
                 self._take(messages)
                 heard = time.monotonic()
             elif over:
                 break
-        return self._tape.borders() if begun else borders
 
     def _take(self, messages: list[bytes]) -> None:
-        """Write down what came, up to the end."""
+        """Write down what came, up to the end or an error."""
         for piece in batched(messages, 100):
             if not self._over():
+                odd = self._tape.odd
                 self._missed(self._tape.write(piece))
                 self._count.add(piece)
+                self._count.odd += self._tape.odd - odd
+                self._borders = self._tape.borders()
+                if errors := self._tape.errors:
+                    self._count.said += errors
+                    words = "; ".join(map(str, errors))
+                    raise Refusal(f"live gateway: {words}", again=not any(e.final for e in errors))
 
 # %% ../../nbs/data/51_live.ipynb #liv11
 class Recorder(Ways):
@@ -236,9 +268,10 @@ class Recorder(Ways):
         self.stop.clear()
         with locked(place / ".lock", seconds=1):
             shelf = Shelf(
-                raw=self._raw, lake=self._lake, registry=self._registry, folder=place, context=context
-            )
-            tape = Tape(place, feed, shelf, most_time=limits.journal)
+                raw=self._raw, lake=self._lake, registry=self._registry, door=self._door, folder=place,
+                context=context,
+            )  # fmt: skip
+            tape = Tape(place, feed, shelf, most_time=limits.journal, clock=self._clock)
             sweep_temporary(place)
             tape.home()
             count = _Count(tape, shelf, progress)

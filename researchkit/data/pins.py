@@ -182,7 +182,10 @@ class PinWriter(PinReader):
         columns, frame = tuple(asked.request.columns), asked.request.layout.frame
         asked.access.admit(columns, "")
         slices = read(asked.access, asked.request, columns)
-        held = content_of(tqdm(slices, f"hashing {table}", unit=" slices", delay=2, leave=False), frame)
+        aside = self._lake.folder / ".incoming"
+        aside.mkdir(parents=True, exist_ok=True)
+        told_of = tqdm(slices, f"hashing {table}", unit=" slices", delay=2, leave=False)
+        held = content_of(told_of, frame, atmost=sum(p.rows for p in asked.pieces), folder=aside)
         facts = self._lake.files.facts([p.path for p in asked.pieces])
         files = [Listed(p, facts[p.path][0]) for p in asked.pieces]
         named = tuple(PinnedFile(f.piece.path, f.piece.bytes, f.sha256) for f in files)

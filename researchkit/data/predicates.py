@@ -5,8 +5,10 @@
 # %% ../../nbs/data/80_predicates.ipynb #prd03
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
@@ -18,7 +20,7 @@ import polars as pl
 from ..context import Resource
 
 # %% auto #0
-__all__ = ['parted', 'narrowed']
+__all__ = ['LONGEST', 'parted', 'spoken', 'narrowed']
 
 # %% ../../nbs/data/80_predicates.ipynb #prd07
 def _written(node: Any) -> pl.Expr:
@@ -51,6 +53,49 @@ def parted(
         part = _written(node)
         (early if set(part.meta.root_names()) <= names else late).append(part)
     return (reduce(and_, early) if early else None, reduce(and_, late) if late else None)
+
+# %% ../../nbs/data/80_predicates.ipynb #prd22
+LONGEST = 20_000  # characters of a predicate on the ledger
+
+
+def _inside(thing: Any) -> Iterator[str]:
+    """The functions of a user that polars wrapped."""
+    name, module = getattr(thing, "__qualname__", ""), getattr(thing, "__module__", None) or "builtins"
+    if callable(thing) and name and module.partition(".")[0] != "polars":
+        yield f"{module}.{name}"
+        return
+    cells = (c.cell_contents for c in getattr(thing, "__closure__", None) or ())
+    for one in (*getattr(thing, "__dict__", {}).values(), getattr(thing, "func", None), *cells):
+        if callable(one):
+            yield from _inside(one)
+
+
+def _functions(node: Any) -> Iterator[str]:
+    """Name the Python functions in a tree, and hash each."""
+    if isinstance(node, dict) and "AnonymousFunction" in node:
+        carried = bytes(node["AnonymousFunction"]["function"])
+        try:  # what polars itself runs in a moment
+            named = " in ".join(_inside(pickle.loads(carried[carried.index(b"\x80") :])))  # noqa: S301
+        except Exception:  # noqa: BLE001  whatever it is, its hash is said
+            named = ""
+        yield f"{named or 'a function'} (SHA-256 {hashlib.sha256(carried).hexdigest()[:12]})"
+    if isinstance(node, dict) or (isinstance(node, list) and node and not isinstance(node[0], int)):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from _functions(inner)
+
+
+def spoken(predicate: pl.Expr | None, longest: int = LONGEST) -> str:  # "" without one
+    """What a predicate says, all of it."""
+    if predicate is None:
+        return ""
+    with pl.Config(fmt_table_cell_list_len=-1, fmt_str_lengths=10**9):
+        text = str(predicate)
+    if called := list(_functions(json.loads(predicate.meta.serialize(format="json")))):
+        text += f" where the function is {', '.join(called)}"
+    if len(text) <= longest:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text[:longest]} … of {len(text):,} characters, SHA-256 {digest}"
 
 # %% ../../nbs/data/80_predicates.ipynb #prd11
 _TURNED = {"Gt": "Lt", "GtEq": "LtEq", "Lt": "Gt", "LtEq": "GtEq", "Eq": "Eq"}

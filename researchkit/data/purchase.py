@@ -5,45 +5,31 @@
 # %% ../../nbs/data/50_purchase.ipynb #pur03
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from ..context import Context, Resource
-from .coverage import Coverage, trading_days
-from .door import Door
-from .fulfilment import Desk, Progress, Told, carry, key_of
-from .historical import Vendor
+from ..context import Context
+from .coverage import trading_days
+from .fulfilment import Desk, Progress, Told, carry, key_of, look
 from .instants import written
-from .orders import Order, Orders, Placed
-from .raw import RawZone, locked
+from .ordered import Closing, Signed, nobody
+from .orders import Order, Placed
+from .raw import locked
 from .registry import Registry
-from .spending import Estimate, Spending, dollars, guard, micros
+from .spending import Estimate, Quote, guard, micros
 from .vendor import delivery_from, is_sealed
-from ..errors import NotFound, SignoffError, SpendRefused
-from ..frames import INSTANT
+from ..errors import NotFound, ResearchKitError, SignoffError, SpendRefused, VendorError
 
 if TYPE_CHECKING:
     from researchkit.data.ingest import Ingest
-    from researchkit.data.lake import Lake
 
 # %% auto #0
-__all__ = ['Signed', 'nobody', 'sample_days', 'sample_of', 'as_frame', 'Ordered', 'Closing', 'Estimating', 'Placing', 'Purchases',
-           'take']
+__all__ = ['Failed', 'sample_days', 'sample_of', 'Estimating', 'Unfinished', 'Placing', 'each_of', 'over', 'Purchases', 'take']
 
 # %% ../../nbs/data/50_purchase.ipynb #pur06
 _DAY = 86_400 * 10**9
-Signed = Callable[[Resource], bool]
-
-
-def nobody(resource: Resource) -> bool:
-    """The answer as long as there is no sign-off."""
-    return False
 
 
 def sample_days(schema: str) -> int:
@@ -56,9 +42,8 @@ def sample_of(
     registry: Registry,
 ) -> Order:  # narrowed, and marked
     """What of an order belongs to the sample of its table; raises `SignoffError` when none of it does."""
-    query = "SELECT start_ns FROM orders WHERE table_name = :t AND sample = 1 AND state <> 'refused' ORDER BY made_ns LIMIT 1"
-    first = registry.one(query, t=order.table)
-    start = (order.start if first is None else int(first["start_ns"])) // _DAY * _DAY
+    held = _sample_start(order, registry)
+    start = (order.start if held is None else held) // _DAY * _DAY
     end = start + sample_days(order.schema) * _DAY
     if order.start >= end or order.end <= start:
         words = (
@@ -67,91 +52,12 @@ def sample_of(
         raise SignoffError(f"{words}, and {order} is outside of it. Order the sample, or ask for a sign-off")
     return replace(order, start=max(order.start, start), end=min(order.end, end), sample=True)
 
-# %% ../../nbs/data/50_purchase.ipynb #pur07b
-def as_frame(
-    placed: Iterable[Placed],
-) -> pl.DataFrame:  # one row each
-    """Orders as a table."""
-    kinds: dict[str, Any] = {
-        "order": pl.String, "table": pl.String, "symbols": pl.String, "start": pl.Int64, "end": pl.Int64,
-        "sample": pl.Boolean, "state": pl.String, "job": pl.String, "usd": pl.Float64, "records": pl.Int64,
-        "made": pl.Int64, "by": pl.String, "words": pl.String,
-    }  # fmt: skip
-    rows = [
-        (p.id, p.order.table, ",".join(p.order.symbols), p.order.start, p.order.end, p.order.sample, p.state, p.job,
-         p.cost_micros / 1e6, p.records, p.made_ns, p.made_by, p.words)
-        for p in placed
-    ]  # fmt: skip
-    return pl.DataFrame(rows, schema=kinds, orient="row").with_columns(
-        pl.col("start", "end", "made").cast(INSTANT)
-    )
 
-
-class Ordered:
-    """What was ordered, and what is owned."""
-
-    def __init__(
-        self,
-        *,
-        vendor: Vendor,
-        raw: RawZone,
-        lake: Lake,
-        registry: Registry,
-        door: Door,
-        folder: Path,  # for files that arrive
-        signed: Signed = nobody,  # whether legal has signed for a table
-        clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
-        **patience: Any,  # settle, wait, sleep: see `Desk`
-    ) -> None:
-        self.book, self.owned, self._signed = Orders(registry, door, clock), Coverage(registry), signed
-        self._desk = Desk(vendor, self.book, raw, lake, door, Path(folder), clock=clock, **patience)
-        self._spending, self._registry, self._door, self._clock = (
-            Spending(registry, clock),
-            registry,
-            door,
-            clock,
-        )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._desk.vendor!r}, {len(self.book.open())} orders open)"
-
-    def orders(self, *, limit: int = 100) -> pl.DataFrame:
-        """The newest orders: one row each, newest first."""
-        return as_frame(self.book.all(limit=limit))
-
-    def coverage(self, table: str | None = None) -> pl.DataFrame:
-        """Which ranges are owned: table, stype, symbol, start, end."""
-        return self.owned.spans(table)
-
-# %% ../../nbs/data/50_purchase.ipynb #pur07e
-class Closing(Ordered):
-    """Gives up, and clears away."""
-
-    def close(
-        self,
-        id: str,  # of an open order, or how that begins
-        reason: str,  # for the ledger
-        *,
-        context: Context,
-    ) -> Placed:
-        """Give an order up that cannot go on, whatever it cost; what it covered may be bought again."""
-        with locked(self._desk.folder / f".{(placed := self.book.get(id)).id}", seconds=5):
-            if not (placed := self.book.get(placed.id)).open:
-                raise ValueError(f"order {placed.id} is {placed.state}: there is nothing to give up")
-            self._door.ask("upkeep", placed.order.resource, context=context)
-            said = {"subject": f"order:{placed.id}", "job": placed.job, "cost_micros": placed.cost_micros}
-            self._door.record("order given up", said | {"reason": reason}, context=context)
-            closed = self.book.change(placed, "wrong", words=f"given up: {reason}"[:300])
-        self.sweep()
-        return closed
-
-    def sweep(self) -> None:
-        """Remove what had arrived for orders that are over."""
-        folders = list(self._desk.folder.iterdir()) if self._desk.folder.is_dir() else []
-        living = {p.id for p in self.book.open()}  # asked behind: an order is there before its folder
-        for path in folders:
-            if path.is_dir() and not path.is_symlink() and path.name not in living:
-                shutil.rmtree(path, ignore_errors=True)
+def _sample_start(order: Order, registry: Registry) -> int | None:
+    """The least instant of what was ordered as the sample of a table."""
+    query = "SELECT MIN(start_ns) AS first FROM orders WHERE table_name = :t AND sample = 1 AND state <> 'refused'"
+    found = registry.one(query, t=order.table)
+    return None if found is None or found["first"] is None else int(found["first"])
 
 # %% ../../nbs/data/50_purchase.ipynb #pur09
 class Estimating(Closing):
@@ -159,6 +65,33 @@ class Estimating(Closing):
 
     def estimate(self, order: Order, *, context: Context) -> Estimate:
         """What is missing of an order and what it would cost; raises `AccessDenied`, `SignoffError` or `VendorError`."""
+        return self.estimate_all([order], context=context)[0]
+
+    def estimate_all(self, orders: Sequence[Order], *, context: Context) -> list[Estimate]:
+        """The same for several orders that are bought together, one estimate each; what they share is in one of them."""
+        seen: dict[str, Placed] = {}  # orders that stand in an estimate already
+        counted: list[Order] = []
+        made = []
+        for order in orders:
+            made.append(self._estimate(order, seen, counted, context))
+            counted += [quote.order for quote in made[-1].quotes]
+        return self._within_month(made)
+
+    def _estimate(
+        self, order: Order, seen: dict[str, Placed], counted: list[Order], context: Context
+    ) -> Estimate:
+        """An estimate besides what others hold."""
+        asked = self._narrowed(order, context)
+        meeting = [p for p in self.book.open(asked.table) if _meet(p.order, asked)]
+        missing = self.owned.missing(asked, [p.order for p in meeting] + counted)
+        new = [p for p in meeting if p.id not in seen]
+        seen.update((p.id, p) for p in new)
+        quotes = [self._requoted(p) for p in new if p.state == "asked"]
+        quotes += [self._desk.vendor.quote(o) for o in missing]
+        return self._said(asked, quotes, [p for p in new if p.state != "asked"], missing)
+
+    def _narrowed(self, order: Order, context: Context) -> Order:
+        """An order as far as it may be made by this person; raises `AccessDenied` or `SignoffError`."""
         signed = self._signed(order.resource)
         asked = order if signed else sample_of(order, self._registry)
         self._door.ask("order", asked.resource, context=context, sample=asked.sample, signed=signed)
@@ -166,13 +99,37 @@ class Estimating(Closing):
             raise ValueError(
                 f"{asked} ends in the future: what is bought is complete, today is {written(now)}"
             )
-        going = [p for p in self.book.open(asked.table) if _meet(p.order, asked)]
-        quotes = [self._desk.vendor.quote(o) for o in self.owned.missing(asked, [p.order for p in going])]
+        return asked
+
+    def _requoted(self, placed: Placed) -> Quote:
+        """What an order that was never sent would cost today."""
+        return replace(self._desk.vendor.quote(placed.order), placed=placed)
+
+    def _said(self, asked: Order, quotes: list[Quote], going: list[Placed], missing: list[Order]) -> Estimate:
+        """An estimate in the words for people; the month comes later."""
         days, counted = trading_days(asked.dataset, [(asked.start, asked.end)])
-        left, _ = trading_days(asked.dataset, ((q.order.start, q.order.end) for q in quotes))
-        note = "signed off" if signed else "sample only, nobody has signed for more"
-        caps, spent = self._desk.vendor.caps, self._spending.this_month()
-        return Estimate(asked, tuple(quotes), tuple(going), spent, caps, days, days - left, note, counted)
+        spans = ((max(q.order.start, asked.start), min(q.order.end, asked.end)) for q in quotes)
+        left, _ = trading_days(asked.dataset, (span for span in spans if span[0] < span[1]))
+        note = "signed off" if self._signed(asked.resource) else "sample only, nobody has signed for more"
+        held = _held({s: m for o in missing for s, m in self.owned.elsewhere(o).items()})
+        caps = self._desk.vendor.caps
+        return Estimate(asked, tuple(quotes), tuple(going), 0, caps, days, days - left, note, counted, held)
+
+    def _within_month(self, made: list[Estimate]) -> list[Estimate]:
+        """Estimates with what the month has cost, besides the orders that they quote again."""
+        again = [quote.placed for each in made for quote in each.quotes if quote.placed is not None]
+        spent = self._spending.this_month(again)
+        return [replace(each, spent=spent) for each in made]
+
+
+def _held(found: dict[str, list[int]]) -> str:  # by symbol: months as yyyymm
+    """A sentence about rows that the lake has under another name."""
+    if not found:
+        return ""
+    names = ", ".join(sorted(found)[:3]) + (f" and {len(found) - 3:,} more" if len(found) > 3 else "")
+    months = sorted({f"{m // 100}-{m % 100:02}" for each in found.values() for m in each})
+    span = months[0] if len(months) == 1 else f"{months[0]} to {months[-1]}"
+    return f"the lake has rows of {names} of {span} already, from elsewhere"
 
 
 def _meet(one: Order, other: Order) -> bool:
@@ -182,24 +139,47 @@ def _meet(one: Order, other: Order) -> bool:
     return together and (same or "ALL_SYMBOLS" in one.symbols)
 
 # %% ../../nbs/data/50_purchase.ipynb #pur13
+class Unfinished(VendorError):
+    """Several orders were worked on, and some could not go on."""
+
+    def __init__(self, done: list[Placed], failed: list[tuple[Placed, Exception]]) -> None:
+        said = "; ".join(f"order {placed.id}: {error}" for placed, error in failed)
+        super().__init__(f"{len(failed)} of {len(done) + len(failed)} orders did not go on: {said}")
+        self.done, self.failed = done, failed
+
+
 class Placing(Estimating):
     """Writes orders down, and works on them."""
 
-    def _placed(self, estimate: Estimate, context: Context) -> list[Placed]:
+    def _placed(self, estimates: Sequence[Estimate], context: Context) -> list[Placed]:
         """Write the orders down, and take them back if the month has no room for them after all."""
-        if estimate.asked.sample and estimate.quotes and not any(quote.records for quote in estimate.quotes):
-            raise NotFound(f"{estimate.asked} has no records: a sample begins on a day of trading")
-        placed = [
-            self.book.place(q.order, cost=q.cost, bytes=q.bytes, records=q.records, context=context)
-            for q in estimate.quotes
-        ]
-        if not (self._spending.fits(estimate.caps) and all(self._alone(each, placed) for each in placed)):
+        for made in estimates:
+            if made.asked.sample and made.quotes and not any(quote.records for quote in made.quotes):
+                raise NotFound(f"{made.asked} has no records: a sample begins on a day of trading")
+        quotes = [quote for made in estimates for quote in made.quotes]
+        placed = [self._written(quote, context) for quote in quotes]
+        if quotes and not (
+            self._spending.fits(estimates[0].caps)
+            and all(self._alone(p, placed) and self._sampled(p) for p in placed)
+        ):
             for each in placed:
                 self.book.change(each, "refused", words="others were ordering in the same moment")
             raise SpendRefused(
-                f"{estimate.asked}: others are ordering in this moment, nothing was bought; try again"
+                f"{estimates[0].asked}: others are ordering in this moment, nothing was bought; try again"
             )
         return placed
+
+    def _written(self, quote: Quote, context: Context) -> Placed:
+        """A quote as a row: the one it has, where nothing has changed since, or a new one instead of it."""
+        if (old := quote.placed) is not None:
+            if (old.cost_micros, old.records) == (quote.cost, quote.records) and self._spending.same_month(
+                old
+            ):
+                return old
+            self.book.change(old, "refused", words="never sent, and ordered anew at another price or month")
+        return self.book.place(
+            quote.order, cost=quote.cost, bytes=quote.bytes, records=quote.records, context=context
+        )
 
     def _alone(self, mine: Placed, placed: list[Placed]) -> bool:
         """Whether nobody on another host has written down or finished a part of the same."""
@@ -208,14 +188,55 @@ class Placing(Estimating):
         ]
         return self.owned.missing(mine.order, others) == [mine.order]
 
+    def _sampled(self, mine: Placed) -> bool:
+        """Whether a sample is still within the one of its table, with everything that is written down."""
+        first = _sample_start(mine.order, self._registry) if mine.order.sample else None
+        most = sample_days(mine.order.schema) * _DAY
+        return first is None or mine.order.end <= first // _DAY * _DAY + most
+
     def _carried(self, placed: Placed, told: Told, context: Context) -> Placed:
         """Go on with one order, alone."""
-        signed = self._signed(placed.order.resource)
-        self._door.ask(
-            "order", placed.order.resource, context=context, sample=placed.order.sample, signed=signed
-        )
+        self._permitted(placed.order, context)
         with locked(self._desk.folder / f".{placed.id}", seconds=5):
             return carry(self._desk, self.book.get(placed.id), told, context=context)
+
+    def _looked(self, placed: Placed, told: Told, context: Context) -> Placed:
+        """Find out whether an order that may have been sent was, alone."""
+        self._permitted(placed.order, context)
+        told(Progress(placed.id, f"looking whether {placed.order} was sent", cost=placed.cost_micros))
+        with locked(self._desk.folder / f".{placed.id}", seconds=5):
+            found = self.book.get(placed.id)
+            return look(self._desk, found, context=context) if found.state == "sending" else found
+
+    def _permitted(self, order: Order, context: Context) -> None:
+        """Raise `AccessDenied` where policy does not let this person order."""
+        signed = self._signed(order.resource)
+        self._door.ask("order", order.resource, context=context, sample=order.sample, signed=signed)
+
+# %% ../../nbs/data/50_purchase.ipynb #pur13d
+Failed = list[tuple[Placed, Exception]]
+
+
+def each_of(
+    placed: Iterable[Placed],
+    step: Callable[[Placed], Placed],
+    failed: Failed,  # is added to
+) -> list[Placed]:  # what succeeded
+    """Do a step with each order, whatever becomes of the others."""
+    done = []
+    for one in placed:
+        try:
+            done.append(step(one))
+        except (ResearchKitError, ValueError, OSError) as e:
+            failed.append((one, e))
+    return done
+
+
+def over(done: list[Placed], failed: Failed) -> list[Placed]:
+    """What was done, where nothing failed; raises what did."""
+    if failed:
+        raise failed[0][1] if len(done) + len(failed) == 1 else Unfinished(done, failed)
+    return done
 
 # %% ../../nbs/data/50_purchase.ipynb #pur13b
 class Purchases(Placing):
@@ -230,25 +251,95 @@ class Purchases(Placing):
         told: Told = lambda progress: None,
     ) -> list[Placed]:  # every order that brought a part of it; empty when all of it was owned
         """Buy what is missing, and bring it into the lake; raises `SpendRefused` before anything is bought."""
+        return self.buy_all([order], context=context, agreed=agreed, told=told)
+
+    def buy_all(
+        self,
+        orders: Sequence[Order],
+        *,
+        context: Context,
+        agreed: str | float | None = None,  # US dollars at most for all of them together
+        told: Told = lambda progress: None,
+    ) -> list[Placed]:
+        """Buy what is missing of several orders under one limit: all of them, or `SpendRefused` and none."""
         self.sweep()
         limit = None if agreed is None else micros(agreed, what="the amount agreed to")
+        failed: Failed = []
+        unsure = [
+            p for p in self.book.open() if p.state == "sending" and any(_meet(p.order, o) for o in orders)
+        ]
+        each_of(unsure, lambda p: self._looked(p, told, context), failed)
         with locked(self._desk.folder / ".spending", seconds=120):
-            estimate = self.estimate(order, context=context)
-            guard(estimate, limit)
-            placed = self._placed(estimate, context)
-        return [self._carried(each, told, context) for each in (*estimate.unfinished, *placed)]
+            estimates = self.estimate_all(orders, context=context)
+            guard(estimates, limit)
+            placed = self._placed(estimates, context)
+        bad = {p.id for p, _ in failed}
+        work = [p for each in estimates for p in each.unfinished if p.id not in bad] + placed
+        return over(each_of(work, lambda p: self._carried(p, told, context), failed), failed)
+
+    def unsent(
+        self,
+        id: str | None = None,  # of an order, or how that begins; default: every open one
+        *,
+        context: Context,
+        told: Told = lambda progress: None,
+    ) -> list[Estimate]:
+        """What `resume` would have to buy: orders that were written down and never sent, at today's price."""
+        found = [p for p in self._named(id) if p.state == "sending"]
+        each_of(found, lambda p: self._looked(p, told, context), [])
+        return self._waiting([p for p in self._named(id) if p.state == "asked"], [], context)
+
+    def _named(self, id: str | None) -> list[Placed]:
+        """Every open order, or the one that is named."""
+        return self.book.open() if id is None else [self.book.get(id)]
+
+    def _waiting(self, placed: Iterable[Placed], failed: Failed, context: Context) -> list[Estimate]:
+        """Estimates for orders that were never sent."""
+        made: list[Estimate] = []
+
+        def quoted(one: Placed) -> Placed:
+            self._permitted(one.order, context)
+            made.append(self._said(one.order, [self._requoted(one)], [], []))
+            return one
+
+        each_of(placed, quoted, failed)
+        return self._within_month(made)
 
     def resume(
         self,
         id: str | None = None,  # of an order, or how that begins; default: every open one
         *,
         context: Context,
+        agreed: str | float | None = None,  # US dollars at most for what was never sent: see `unsent`
         told: Told = lambda progress: None,
     ) -> list[Placed]:
-        """Go on with what was interrupted; nothing new is bought."""
+        """Go on with what was interrupted; what was never sent is bought under the same rules as anything else."""
         self.sweep()
-        found = self.book.open() if id is None else [self.book.get(id)]
-        return [self._carried(each, told, context) for each in found]
+        limit = None if agreed is None else micros(agreed, what="the amount agreed to")
+        failed: Failed = []
+        named = self._named(id)
+        found = [p for p in named if p.state != "sending"]
+        found += each_of(
+            [p for p in named if p.state == "sending"], lambda p: self._looked(p, told, context), failed
+        )
+        waiting = [p for p in found if p.state == "asked"]
+        work = [p for p in found if p.state != "asked"] + self._renewed(waiting, limit, failed, context)
+        return over(each_of(work, lambda p: self._carried(p, told, context), failed), failed)
+
+    def _renewed(
+        self, waiting: list[Placed], limit: int | None, failed: Failed, context: Context
+    ) -> list[Placed]:
+        """Orders that were never sent, at today's price, as far as that may be spent."""
+        if not waiting:
+            return []
+        try:
+            with locked(self._desk.folder / ".spending", seconds=120):
+                estimates = self._waiting(waiting, failed, context)
+                guard(estimates, limit)
+                return self._placed(estimates, context)
+        except ResearchKitError as e:
+            failed += [(p, e) for p in waiting if p.id not in {f.id for f, _ in failed}]
+            return []
 
     def take(self, path: str | Path, *, context: Context, told: Told = lambda progress: None) -> list[Ingest]:
         """Keep and bring in what a vendor delivered by other means: a folder, or one DBN file."""

@@ -5,9 +5,9 @@
 # %% ../../nbs/data/93_restating.ipynb #rst03
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from ..context import Context
 from .accounts import Index
 from .corrections import STEP, Restatement, Scope, scope_of
 from .envelope import Header, open_records
+from .instants import written
 from .intake import Progress, silent
 from .layouts import Layout
+from .names import Version
 from .raw import RawObject, RawZone
 from ..errors import NotFound, SecretUnavailable
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
 
 # %% auto #0
-__all__ = ['nanoseconds', 'Desk', 'restating']
+__all__ = ['nanoseconds', 'Desk', 'refuse_again', 'restating']
 
 # %% ../../nbs/data/93_restating.ipynb #rst07
 def nanoseconds(
@@ -73,18 +75,72 @@ def _asked(desk: Desk, sha256: str, table: str) -> Scope:
         row = desk.index.registry.one(query, r=sha256, t=table) or {}
         return Scope(row["a"] or 0, (row["b"] or -1) + 1, None)
 
+# %% ../../nbs/data/93_restating.ipynb #rst16
+def _refuse_late(desk: Desk, found: RawObject, versions: Sequence[Version]) -> None:
+    """Refuse an edition that is older than one in the table; `ValueError` names both."""
+    own = next((v.version for v in versions if v.sha256 == found.sha256), None)
+    fresh = own is not None and desk.index.find(found.sha256, found.table_name) is None
+    newer = [v for v in versions if fresh and v.version > (own or 0) and v.sha256 != found.sha256]
+    for one in newer:
+        if desk.index.find(one.sha256, found.table_name) is not None:
+            raise ValueError(
+                f"{found.name}: version {own} is older than version {one.version}, which is in {found.table_name} "
+                "already; editions come in their order"
+            )
+
+
+def _refuse_earlier(desk: Desk, found: RawObject, scopes: Sequence[Scope], published: int) -> None:
+    """Refuse a restatement that was published before another one of the same rows; `ValueError` names both days."""
+    query = (
+        "SELECT raw_sha256, published_ns FROM restatements WHERE table_name = :t AND published_ns > :p "
+        "AND raw_sha256 <> :r AND last_ns >= :a AND first_ns < :b ORDER BY published_ns LIMIT 1"
+    )
+    for scope in scopes:
+        of = {"t": found.table_name, "p": published, "r": found.sha256, "a": scope.start, "b": scope.end}
+        if (row := desk.index.registry.one(query, **of)) is not None:
+            raise ValueError(
+                f"{found.name}: published {written(published)}, and {row['raw_sha256'][:12]}, published "
+                f"{written(row['published_ns'])}, has restated rows of the same span already; editions come in their order"
+            )
+
+
+def refuse_again(desk: Desk, found: RawObject) -> None:
+    """Refuse another publication for an object that is in its table; `ValueError`."""
+    query = "SELECT published_ns FROM restatements WHERE raw_sha256 = :r AND table_name = :t"
+    row = desk.index.registry.one(query, r=found.sha256, t=found.table_name)
+    if desk.published is not None and (row is None or row["published_ns"] != desk.published):
+        was = "without a publication" if row is None else f"as published {written(row['published_ns'])}"
+        raise ValueError(
+            f"{found.name}: {found.sha256[:12]} is in {found.table_name} {was}, and cannot be published "
+            f"{written(desk.published)} as well: an object is ingested once"
+        )
+
+# %% ../../nbs/data/93_restating.ipynb #rst18
+def _all_named(desk: Desk, scope: Scope, table: str, header: Header) -> Scope:
+    """The same scope with every symbol by name."""
+    if scope.symbols is not None:
+        return scope
+    rows = desk.index.registry.rows("SELECT symbol FROM lake_symbols WHERE table_name = :t", t=table)
+    named = frozenset(header.mappings) if header.stype_in != "instrument_id" else frozenset[str]()
+    return replace(scope, symbols=frozenset(row["symbol"] for row in rows) | named)
+
 
 def restating(desk: Desk, found: RawObject, header: Header, layout: Layout) -> Restatement | None:
     """Whether an object replaces earlier rows, which, and since when; None for an ordinary one."""
     versions, mine = desk.raw.versions(found.name, found.table_name), scope_of(header)
+    _refuse_late(desk, found, versions)
     own = next((v for v in versions if v.sha256 == found.sha256), None)
     before = [v.sha256 for v in versions if own is not None and v.version < own.version]
     earlier = [s for s in dict.fromkeys(before) if desk.index.find(s, found.table_name) is not None]
     later = STEP * max(1, own.version - 1 if own is not None else 1)
     if desk.published is not None:
         whole = "ordinal" not in layout.frame.key
-        return Restatement((mine,), desk.published, later, whole, earlier[-1] if earlier else "")
+        _refuse_earlier(desk, found, (mine,), desk.published)
+        named = _all_named(desk, mine, found.table_name, header)
+        return Restatement((named,), desk.published, later, whole, earlier[-1] if earlier else "")
     scopes = [both for s in earlier if not (both := mine & _asked(desk, s, found.table_name)).empty]
     if not scopes or own is None:
         return None
+    _refuse_earlier(desk, found, scopes, own.put_ns)
+    scopes = [_all_named(desk, scope, found.table_name, header) for scope in scopes]
     return Restatement(tuple(scopes), own.put_ns, later, replaces=earlier[-1])

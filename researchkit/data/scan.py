@@ -13,9 +13,9 @@ from operator import and_
 import polars as pl
 
 from ..context import Resource
-from .instants import instant, written
+from .instants import instant, since, written
 from .layouts import RETRACTED, Layout, instants_ns, stored_columns
-from .predicates import narrowed, parted
+from .predicates import narrowed, parted, spoken
 from .streaming import BUDGET, Opener, Piece, blocks, may_hold, most_rows, sliced, within
 from ..errors import NotFound
 from ..frames import DType
@@ -151,18 +151,34 @@ def _slices(
 
 # %% ../../nbs/data/16_scan.ipynb #scn22
 def read(
-    access: Access, request: Request, columns: Sequence[str], predicate: pl.Expr | None = None
+    access: Access,
+    request: Request,
+    columns: Sequence[str],
+    predicate: pl.Expr | None = None,
+    first: int | None = None,  # only so many rows, counted before the predicate
 ) -> Iterator[pl.DataFrame]:
     """Yield each slice's rows after the predicate, and raise `NotFound` when the request itself has none."""
-    early, late = parted(predicate, request.layout.frame.key)
+    early, late = parted(predicate, request.layout.frame.key) if first is None else (None, predicate)
     roots = [] if late is None else late.meta.root_names()
     seen = 0
     for rows in _slices(access, request, list(dict.fromkeys([*columns, *roots])), early):
+        taken = rows if first is None else rows.head(first - seen)
         seen += rows.height
-        yield (rows if late is None else rows.filter(late)).select(columns)
+        yield (taken if late is None else taken.filter(late)).select(columns)
+        if first is not None and seen >= max(first, 1):
+            return
     if seen or (early is not None and any(r.height for r in _slices(access, request, ["ts_event"], None))):
         return
-    raise NotFound(f"no rows of {request}: there is {access.span}")
+    raise NotFound(f"no rows of {request}: there is {access.span}{_known(access, request)}")
+
+
+def _known(access: Access, request: Request) -> str:
+    """Since when the first rows are known, for whoever asked too early."""
+    if request.asof is None:
+        return ""
+    later = replace(request, asof=None, published=None)
+    first = next((r for r in _slices(access, later, ["ts_known"], None) if r.height), None)
+    return "" if first is None else f", first known at {since(first['ts_known'].to_physical().min())}"  # type: ignore[arg-type]
 
 
 def source(request: Request, access: Access) -> pl.LazyFrame:
@@ -174,11 +190,7 @@ def source(request: Request, access: Access) -> pl.LazyFrame:
     ) -> Iterator[pl.DataFrame]:
         """Answer one collect."""
         columns = list(request.columns) if with_columns is None else with_columns
-        access.admit(tuple(columns), "" if predicate is None else str(predicate))
-        left = n_rows
-        for rows in read(access, request, columns, predicate):
-            yield rows if left is None else rows.head(left)
-            if left is not None and (left := left - rows.height) <= 0:
-                return
+        access.admit(tuple(columns), spoken(predicate))
+        yield from read(access, request, columns, predicate, n_rows)
 
     return register_io_source(batches, schema=request.columns)

@@ -23,7 +23,7 @@ from ..errors import IntegrityError, WorkspaceError
 from ..security.durable import make_folder, sync_folder, write_once
 
 # %% auto #0
-__all__ = ['Feed', 'feed_of', 'Journal', 'read_journal', 'Cut', 'symbol_in', 'cut', 'Segment', 'write_segments']
+__all__ = ['Feed', 'feed_of', 'Journal', 'read_journal', 'Division', 'Cut', 'symbol_in', 'cut', 'Segment', 'write_segments']
 
 # %% ../../nbs/data/52_segments.ipynb #seg06
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Feed:
     """What a session listens to."""
 
     dataset: str  # the vendor's word: "GLBX.MDP3"
-    schemas: tuple[str, ...]  # the vendor's words, each once
+    schemas: tuple[str, ...]  # the vendor's words, sorted, each once
     symbols: tuple[str, ...]  # sorted, each once
     stype: str  # how the symbols are meant: "raw_symbol", "parent"
 
@@ -60,7 +60,7 @@ def feed_of(
 ) -> Feed:  # checked as an order is
     """Say what to listen to."""
     named = tuple(sorted({s.strip() for text in symbols for s in text.split(",") if s.strip()}))
-    asked = tuple(dict.fromkeys(schemas))
+    asked = tuple(sorted(set(schemas)))
     if not asked:
         raise ValueError("a session listens to at least one schema, got none")
     made = Feed(dataset, asked, named, stype_of(named) if stype is None else stype)
@@ -142,21 +142,42 @@ def _messages(data: bytes, name: str) -> Iterator[bytes]:
         at += data[at] * 4
 
 # %% ../../nbs/data/52_segments.ipynb #seg16
+@dataclass(frozen=True, order=True)
+class Division:
+    """Records of a journal that one file can hold."""
+
+    schema: str
+    names: int = 0  # how often their instruments had been renamed
+    odd: bool = False  # whether their times cannot be
+
+    @property
+    def label(self) -> str:
+        """What tells its file from the others of the journal: "", "-2", "-odd"."""
+        return (f"-{self.names + 1}" if self.names else "") + ("-odd" if self.odd else "")
+
+
 @dataclass
 class Cut:
     """What a finished journal comes to."""
 
     feed: Feed
-    since: Mapping[str, int]  # by schema: the opening, nanoseconds UTC
-    borders: Mapping[str, int]  # by schema: exclusive
-    rows: dict[str, list[bytes]] = field(default_factory=dict)  # by schema, as they came
-    named: dict[int, bytes] = field(default_factory=dict)  # by instrument: the message that names it
-    carried: list[bytes] = field(default_factory=list)  # records that are not complete yet
+    since: Mapping[str, int]  # by schema: the opening of the stretch, nanoseconds UTC
+    borders: Mapping[str, int]  # by schema: until when it is complete, exclusive
+    begins: Mapping[str, int] = field(default_factory=dict)  # by schema: from when, if not the opening
+    heard: Mapping[str, int] = field(
+        default_factory=dict
+    )  # by schema: until when it holds records, if not the border
+    rows: dict[Division, list[bytes]] = field(default_factory=dict)  # as they came
+    named: dict[int, list[bytes]] = field(default_factory=dict)  # by instrument: the messages that name it
+    carried: list[bytes] = field(default_factory=list)  # what the next journal begins with
 
-    @property
-    def symbols(self) -> dict[int, str]:
-        """Raw symbols by instrument."""
-        return {number: symbol_in(message) for number, message in self.named.items()}
+    def symbols(self, names: int = 0) -> dict[int, str]:
+        """Raw symbols by instrument, after so many renamings."""
+        return {n: symbol_in(said[names]) for n, said in self.named.items() if len(said) > names}
+
+    def of(self, schema: str) -> list[bytes]:
+        """All records of a schema."""
+        return [row for part, rows in sorted(self.rows.items()) if part.schema == schema for row in rows]
 
 
 _SYMBOL = 16 + 1 + 71 + 1  # where a message that names an instrument keeps the raw symbol
@@ -168,6 +189,26 @@ def symbol_in(
     """The raw symbol that a message gives an instrument."""
     return message[_SYMBOL : _SYMBOL + 71].split(b"\0")[0].decode()
 
+# %% ../../nbs/data/52_segments.ipynb #seg16e
+def _number(message: bytes) -> int:
+    """The instrument of any message."""
+    return int(struct.unpack_from("<I", message, 4)[0])
+
+
+def _hand_on(made: Cut, message: bytes) -> None:
+    """Keep a message for the next journal, behind the names that hold now."""
+    made.carried = made.carried or [said[-1] for said in made.named.values()]
+    made.carried.append(message)
+
+
+def _name(made: Cut, message: bytes) -> None:
+    """Take the name of an instrument."""
+    said = made.named.setdefault(_number(message), [])
+    if not said or symbol_in(said[-1]) != symbol_in(message):
+        said.append(message)
+        if made.carried:
+            made.carried.append(message)
+
 
 def cut(
     path: Path,  # of a journal
@@ -177,20 +218,20 @@ def cut(
         return None
     feed, clocks, messages = told
     kinds, kept = feed.kinds, list(messages)
+    since, begins, floor = dict(clocks.since), clocks.borders(kinds), clocks.floor or dict(clocks.since)
     watch = Watch(kinds, clocks, Losses())
-    since = dict(clocks.since)
-    for message in kept:
-        watch.follow(message)
-    made = Cut(feed, since, clocks.borders(kinds))
-    for message in kept:
+    sound = [watch.follow(message) for message in kept]
+    made = Cut(feed, since, clocks.borders(kinds), begins, clocks.heard(kinds))
+    for message, placed in zip(kept, sound, strict=True):
         if message[1] == MAPPING:
-            made.named[struct.unpack_from("<I", message, 4)[0]] = message
+            _name(made, message)
         elif (shape := kinds.get(message[1])) is not None:
-            at = shape.at(message)
-            if at >= made.borders[shape.schema]:
-                made.carried.append(message)
-            elif at >= since[shape.schema]:
-                made.rows.setdefault(shape.schema, []).append(message)
+            at, names = shape.at(message), max(0, len(made.named.get(_number(message), ())) - 1)
+            if placed and at >= made.heard[shape.schema]:
+                _hand_on(made, message)
+            elif not placed or at >= floor[shape.schema]:
+                made.rows.setdefault(Division(shape.schema, names, not placed), []).append(message)
+    made.carried = made.carried or [said[-1] for said in made.named.values()]
     return made
 
 # %% ../../nbs/data/52_segments.ipynb #seg20
@@ -200,9 +241,11 @@ class Segment:
 
     path: Path
     table: str  # "GLBX.MDP3/trades"
+    schema: str  # the vendor's word
     rows: int
     start: int  # nanoseconds UTC, since when nothing is missing
     end: int  # nanoseconds UTC, exclusive
+    odd: bool = False  # whether it holds what cannot be placed in time
 
 
 def _day(ns: int) -> date:
@@ -210,20 +253,28 @@ def _day(ns: int) -> date:
     return datetime.fromtimestamp(ns // 10**9, UTC).date()
 
 
-def _head(found: Cut, schema: str) -> bytes:
+def _days(found: Cut, part: Division) -> dict[str, date]:
+    """The days on which the symbols of a division hold."""
+    if part.odd:
+        return {"start_date": date(1970, 1, 1), "end_date": date(2262, 1, 1)}
+    shape = next(s for s in found.feed.kinds.values() if s.schema == part.schema)
+    first = min([found.since[part.schema], *map(shape.at, found.rows.get(part, ()))])
+    return {"start_date": _day(first), "end_date": _day(found.heard[part.schema] - 1) + timedelta(days=1)}
+
+
+def _head(found: Cut, part: Division) -> bytes:
     """The header of one segment."""
     import databento_dbn as dbn
 
-    span = found.since[schema], found.borders[schema]
-    days = {"start_date": _day(span[0]), "end_date": _day(span[1] - 1) + timedelta(days=1)}
+    span, days = (found.since[part.schema], found.heard[part.schema]), _days(found, part)
     by_name: dict[str, list[Any]] = {}
-    for number, symbol in sorted(found.symbols.items()):
+    for number, symbol in sorted(found.symbols(part.names).items()):
         by_name.setdefault(symbol, []).append(SimpleNamespace(symbol=str(number), **days))
     mappings = [SimpleNamespace(raw_symbol=s, intervals=i) for s, i in sorted(by_name.items())]
     feed = found.feed
     metadata = dbn.Metadata(
         dataset=feed.dataset, start=span[0], end=span[1], stype_in=dbn.SType.from_str(feed.stype),
-        stype_out=dbn.SType.INSTRUMENT_ID, schema=dbn.Schema.from_str(schema), symbols=list(feed.symbols),
+        stype_out=dbn.SType.INSTRUMENT_ID, schema=dbn.Schema.from_str(part.schema), symbols=list(feed.symbols),
         mappings=mappings, ts_out=False, version=3,
     )  # fmt: skip
     return bytes(metadata)
@@ -233,19 +284,17 @@ def write_segments(
     found: Cut,
     number: int,  # of its journal
     folder: Path,  # where they go; made when missing
-) -> list[Segment]:  # by schema; none for a schema without records
+) -> list[Segment]:  # by division; none for a schema without records
     """Write what is complete as vendor files; writing them again changes nothing."""
     import zstandard
 
     made, feed = [], found.feed
-    for schema, rows in sorted(found.rows.items()):
-        begun = found.since[schema]
-        name = (
-            f"{feed.dataset.lower().replace('.', '-')}-live-{feed.tag}-{begun}-{number:08}.{schema}.dbn.zst"
-        )
+    for part, rows in sorted(found.rows.items()):
+        schema, begun, ended = part.schema, found.since[part.schema], found.heard[part.schema]
+        which = f"{feed.tag}-{begun}-{number:08}{part.label}.{schema}"
+        name = f"{feed.dataset.lower().replace('.', '-')}-live-{which}.dbn.zst"
         packer = zstandard.ZstdCompressor(level=3, write_checksum=True, write_content_size=True)
-        data = packer.compress(b"".join([_head(found, schema), *rows]))
+        data = packer.compress(b"".join([_head(found, part), *rows]))
         path = write_once(folder / name, data, site="segment")
-        table = found.feed.order(schema, begun, found.borders[schema]).table
-        made.append(Segment(path, table, len(rows), begun, found.borders[schema]))
+        made.append(Segment(path, feed.order(schema, 0, 1).table, schema, len(rows), begun, ended, part.odd))
     return made

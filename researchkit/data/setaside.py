@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from ..context import Resource
+from .predicates import spoken
 from .streaming import Shelf
 from ..errors import NotFound
 from ..frames import INSTANT, DType
@@ -86,13 +87,13 @@ def put_aside(of: Resource, aside: Aside, objects: Iterable[str] | None = None) 
     ) -> Iterator[pl.DataFrame]:
         """Answer one collect."""
         names = list(aside.kinds) if columns is None else columns
-        aside.admit(tuple(names), "" if predicate is None else str(predicate))
+        aside.admit(tuple(names), spoken(predicate))
         left = n_rows
         for path in aside.files:
             aside.check([path])
             rows = _rows(aside, path).filter(*_wanted(of, chosen))
-            rows = (rows if predicate is None else rows.filter(predicate)).select(names)
-            yield rows if left is None else rows.head(left)
+            taken = rows if left is None else rows.head(left)
+            yield (taken if predicate is None else taken.filter(predicate)).select(names)
             if left is not None and (left := left - rows.height) <= 0:
                 return
 

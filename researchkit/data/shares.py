@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from .registry import Registry, insert
 from ..errors import IntegrityError, NotFound, not_found
 
 # %% auto #0
-__all__ = ['FILE', 'Count', 'counted', 'share_rows', 'files_of']
+__all__ = ['FILE', 'Count', 'share_rows', 'files_of']
 
 # %% ../../nbs/data/21_shares.ipynb #shr06
 FILE = "_file"  # the column that says which file a held row lies in
@@ -29,19 +27,6 @@ class Count:
     held: int  # all of them
     shared: Mapping[str, int]  # file of another object → how many of its rows this one holds as well
     own: int = 0  # those found in its own files; none before it is ingested
-
-
-def counted(
-    data: pl.DataFrame,  # every row of the object, as `tables.stored` gives it
-    held: pl.DataFrame,  # rows of the table with the same keys, and the `FILE` each lies in
-    *,
-    own: str,  # the stem of the object's own files
-) -> Count:
-    """Count the rows of an object that lie in files of other objects."""
-    same = held.join(data, on=data.columns, how="semi", nulls_equal=True)
-    files = same.group_by(FILE).agg(rows=pl.len()).sort(FILE)
-    mine = pl.Series([Path(path).stem == own for path in files[FILE]], dtype=pl.Boolean)
-    return Count(data.height, dict(files.filter(~mine).iter_rows()), sum(files.filter(mine)["rows"]))
 
 # %% ../../nbs/data/21_shares.ipynb #shr08
 def share_rows(

@@ -5,70 +5,140 @@
 # %% ../../nbs/data/69_shelving.ipynb #shv03
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..context import Context
 from .coverage import Coverage
+from .door import Door
 from .fulfilment import key_of
 from .orders import Order
 from .raw import RawZone
 from .registry import Registry
-from .segments import Cut, Feed, cut, write_segments
-from ..security.durable import reached
+from .segments import Cut, Feed, Segment, cut, write_segments
+from ..errors import IntegrityError, SettingsError
+from ..security.durable import make_folder, reached, sync_folder, write_over
 
 if TYPE_CHECKING:
     from researchkit.data.lake import Lake
 
 # %% auto #0
-__all__ = ['owning', 'Shelf', 'recorded', 'unheard']
+__all__ = ['owning', 'Aside', 'set_aside', 'laid_aside', 'Shelf', 'recorded', 'unheard']
 
 # %% ../../nbs/data/69_shelving.ipynb #shv06
 _OWN = """INSERT INTO coverage (table_name, stype, symbol, start_ns, order_id, end_ns)
-    VALUES (:table_name, :stype, :symbol, :start_ns, :order_id, :end_ns)
+    VALUES (:table_name, :stype, :symbol, COALESCE((SELECT MAX(start_ns) FROM coverage
+        WHERE table_name = :table_name AND stype = :stype AND symbol = :symbol AND order_id = :order_id
+        AND start_ns >= :since AND start_ns <= :start_ns AND end_ns >= :start_ns), :start_ns), :order_id, :end_ns)
     ON CONFLICT (table_name, stype, symbol, start_ns, order_id) DO UPDATE SET end_ns = excluded.end_ns
     WHERE excluded.end_ns > coverage.end_ns"""
 
 
 def owning(
     found: Cut,
-) -> list[dict[str, Any]]:  # rows of `coverage`; none for what is not longer than nothing
+    *,
+    but: Collection[str] = (),  # schemas of which nothing is owned
+) -> list[dict[str, Any]]:  # what `coverage` is told; none for what is not longer than nothing
     """What a journal adds to the index of owned ranges."""
-    feed = found.feed
+    feed, begins = found.feed, {**found.since, **found.begins}
     return [
         {"table_name": order.table, "stype": feed.stype, "symbol": symbol, "order_id": f"live-{feed.tag}"}
-        | {"start_ns": order.start, "end_ns": order.end}
-        for schema, start in found.since.items()
-        if start < found.borders[schema]
-        for order in [feed.order(schema, start, found.borders[schema])]
+        | {"since": since, "start_ns": order.start, "end_ns": order.end}
+        for schema, since in found.since.items()
+        if begins[schema] < found.borders[schema] and schema not in but
+        for order in [feed.order(schema, begins[schema], found.borders[schema])]
         for symbol in feed.symbols
     ]
+
+# %% ../../nbs/data/69_shelving.ipynb #shv08b
+@dataclass(frozen=True)
+class Aside:
+    """A file that was heard and cannot be shelved."""
+
+    name: str
+    table: str  # "" for a whole journal
+    start: int  # nanoseconds UTC; 0 for a whole journal
+    end: int  # nanoseconds UTC, exclusive
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is set aside: {self.why}"
+
+
+_REFUSED = (IntegrityError, ValueError, TypeError, ArithmeticError)  # for what is in the file
+
+
+def set_aside(
+    path: Path,  # of a segment or a journal
+    told: Aside,
+) -> Aside:  # the same
+    """Move a file to where it is in nobody's way, with the reason beside it."""
+    folder = make_folder(path.parent / "aside")
+    write_over(folder / f"{path.name}.json", json.dumps(asdict(told)).encode(), site="segment")
+    os.replace(path, folder / path.name)
+    sync_folder(folder)
+    return told
+
+
+def laid_aside(
+    folder: Path,  # of a feed
+) -> list[Aside]:  # by name; files that somebody has taken away are not among them
+    """What of a feed was set aside."""
+    notes = sorted((folder / "aside").glob("*.json"))
+    return [Aside(**json.loads(note.read_bytes())) for note in notes if note.with_suffix("").exists()]
 
 # %% ../../nbs/data/69_shelving.ipynb #shv09
 class Shelf:
     """Brings finished journals home."""
 
     def __init__(
-        self, *, raw: RawZone, lake: Lake, registry: Registry, folder: Path, context: Context
+        self, *, raw: RawZone, lake: Lake, registry: Registry, door: Door, folder: Path, context: Context
     ) -> None:
-        self._raw, self._lake, self.registry, self._context = raw, lake, registry, context
-        self.folder, self.segments = folder, 0
+        self._raw, self._lake, self.registry, self._door = raw, lake, registry, door
+        self._context, self.folder, self.segments = context, folder, 0
+        self.aside: list[Aside] = []
 
     def __call__(self, path: Path) -> None:
         """Bring one journal home and remove it."""
-        if (found := cut(path)) is not None:
-            for segment in write_segments(found, int(path.stem), self.folder):
-                key = key_of(found.feed.dataset)
-                kept = self._raw.put(
-                    segment.path, name=segment.path.name, key=key, table=segment.table, context=self._context
-                )
-                self._lake.ingest(kept.sha256, context=self._context)
-                segment.path.unlink(missing_ok=True)
-                self.segments += 1
+        try:
+            found = cut(path)
+        except _REFUSED as e:
+            self._lay(path, Aside(path.name, "", 0, 0, str(e)))
+            return
+        if found is not None:
+            segments = write_segments(found, int(path.stem), self.folder)
+            refused = {s.schema for s in segments if not self._shelve(s) and not s.odd}
             reached("ingest", "before")
-            self.registry.write((_OWN, owning(found)))
+            self.registry.write((_OWN, owning(found, but=refused)))
             reached("ingest", "after")
         path.unlink(missing_ok=True)
+
+    def _shelve(self, segment: Segment) -> bool:  # False: it is set aside
+        """Bring a segment into the lake."""
+        path, key = segment.path, key_of(segment.table.partition("/")[0])
+        try:
+            kept = self._raw.put(path, name=path.name, key=key, table=segment.table, context=self._context)
+            self._lake.ingest(kept.sha256, context=self._context)
+        except SettingsError:
+            raise
+        except _REFUSED as e:
+            self._lay(path, Aside(path.name, segment.table, segment.start, segment.end, str(e)))
+            return False
+        path.unlink(missing_ok=True)
+        self.segments += 1
+        return True
+
+    def _lay(self, path: Path, told: Aside) -> None:
+        """Set a file aside, and say so."""
+        self.aside.append(set_aside(path, told))
+        subject = f"table:{told.table}" if told.table else f"journal:{told.name}"
+        body = {"subject": subject, "table": told.table, "start": told.start, "end": told.end}
+        why = {"why": f"set aside: {told.why}", "file": told.name}
+        self._door.record("live gap", body | why, context=self._context)
 
 # %% ../../nbs/data/69_shelving.ipynb #shv11
 def recorded(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
@@ -69,6 +69,7 @@ class Quote:
     cost: int  # millionths of a US dollar
     bytes: int  # that are billed: uncompressed records
     records: int
+    placed: Placed | None = None  # the order, where it was written down before and never sent
 
 
 def sized(
@@ -94,6 +95,7 @@ class Estimate:
     owned: int  # how many of them need not be bought
     note: str = ""  # on the sign-off
     counted: str = "sessions"  # what the days are: those of the exchange, or weekdays
+    held: str = ""  # rows of it that the lake has under another name
 
     @property
     def cost(self) -> int:
@@ -108,21 +110,28 @@ class Estimate:
     def __str__(self) -> str:
         spent = f", with {dollars(self.spent)} spent" if self.spent else ""
         month = f"estimate {dollars(self.cost)} USD{spent} of {dollars(self.caps.month)} this month"
-        days = f"{self.days:,} {self.counted}" + (f", {self.owned:,} already owned" if self.owned else "")
+        unit = self.counted[:-1] if self.days == 1 else self.counted
+        days = f"{self.days:,} {unit}" + (f", {self.owned:,} already owned" if self.owned else "")
         going = f"{len(self.unfinished)} unfinished to go on with" if self.unfinished else ""
-        said = (month, sized(self.bytes), days, going, self.note, f"{self.asked}")
+        late = sum(quote.placed is not None for quote in self.quotes)
+        unsent = f"{late} asked for before and never sent, at today's price" if late else ""
+        said = (month, sized(self.bytes), days, going, unsent, self.held, self.note, f"{self.asked}")
         return " · ".join(part for part in said if part)
 
 # %% ../../nbs/data/47_spending.ipynb #spd15
 def guard(
-    estimate: Estimate,
+    estimate: Estimate | Sequence[Estimate],  # of one purchase
     agreed: int | None = None,  # millionths that somebody agreed to; None: nobody was asked
 ) -> None:
     """Return if the money may be spent; raises `SpendRefused` otherwise, and nothing was bought."""
-    cost, caps = estimate.cost, estimate.caps
-    whole = f"{dollars(cost)} USD for {estimate.asked}"
-    if estimate.spent + cost > caps.month:
-        rule = f"{dollars(estimate.spent)} of {dollars(caps.month)} USD are spent this month"
+    given = (estimate,) if isinstance(estimate, Estimate) else tuple(estimate)
+    if not given:
+        return
+    cost, caps, spent = sum(each.cost for each in given), given[0].caps, given[0].spent
+    more = f" and {len(given) - 1:,} more" if len(given) > 1 else ""
+    whole = f"{dollars(cost)} USD for {given[0].asked}{more}"
+    if spent + cost > caps.month:
+        rule = f"{dollars(spent)} of {dollars(caps.month)} USD are spent this month"
         remedy = "ask for less, wait for the next month, or raise month= in vendor_url"
         raise SpendRefused(f"{whole}: {rule}; nothing was bought: {remedy}")
     if cost <= caps.call and agreed is None or agreed is not None and cost <= agreed:
@@ -139,13 +148,22 @@ class Spending:
     def __init__(self, registry: Registry, clock: Callable[[], int] = time.time_ns) -> None:
         self._registry, self._clock = registry, clock
 
-    def this_month(self) -> int:  # millionths of a US dollar
+    def this_month(
+        self,
+        besides: Iterable[Placed] = (),  # orders that are looked at anew, and not counted
+    ) -> int:  # millionths of a US dollar
         """Sum what was ordered since the first of the month, UTC."""
         now = datetime.fromtimestamp(self._clock() // 10**9, UTC)
         first = int(datetime(now.year, now.month, 1, tzinfo=UTC).timestamp()) * 10**9
         query = "SELECT COALESCE(SUM(cost_micros), 0) AS sum FROM orders WHERE made_ns >= :f AND state <> 'refused'"
         row = self._registry.one(query, f=first)
-        return 0 if row is None else int(row["sum"])
+        left_out = sum(p.cost_micros for p in {p.id: p for p in besides}.values() if p.made_ns >= first)
+        return (0 if row is None else int(row["sum"])) - left_out
+
+    def same_month(self, placed: Placed) -> bool:
+        """Whether an order was written down in the month that is now."""
+        made, now = (datetime.fromtimestamp(ns // 10**9, UTC) for ns in (placed.made_ns, self._clock()))
+        return (made.year, made.month) == (now.year, now.month)
 
     def fits(self, caps: Caps) -> bool:
         """Whether the month is still within its cap, everything that is written down included."""

@@ -156,7 +156,7 @@ class Inlet:
 
 # %% ../../nbs/data/33_spool.ipynb #spo24
 ALWAYS = -(2**63)  # before every instant
-_TABLE = 1 << 21  # row numbers held in memory at once: one a run and window
+_TABLE = 1 << 18  # row numbers held in memory at once: one a run and window
 
 
 class Plan(Inlet):

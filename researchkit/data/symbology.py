@@ -16,7 +16,7 @@ from ..errors import IntegrityError, NotFound, not_found
 from ..frames import INSTANT, Schema, check
 
 # %% auto #0
-__all__ = ['SPANS', 'spans_of', 'Statements', 'Symbology']
+__all__ = ['SPANS', 'KNOWN', 'spans_of', 'Statements', 'Symbology']
 
 # %% ../../nbs/data/53_symbology.ipynb #smb07
 SPANS = Schema(
@@ -56,6 +56,14 @@ def spans_of(
     )  # fmt: skip
     typed = joined.with_columns(pl.col("instrument_id").cast(pl.UInt32)).select(list(SPANS.columns))
     return check(typed.sort(SPANS.key), SPANS)
+
+# %% ../../nbs/data/53_symbology.ipynb #smb31
+KNOWN = (  # SQL for SQLite and PostgreSQL: adds a statement, or lengthens the one that begins with it
+    "INSERT INTO symbology (dataset, instrument_id, since_ns, symbol, until_ns, raw_sha256) "
+    "VALUES (:dataset, :instrument_id, :since_ns, :symbol, :until_ns, :raw_sha256) "
+    "ON CONFLICT (dataset, instrument_id, since_ns, symbol) DO UPDATE "
+    "SET until_ns = excluded.until_ns, raw_sha256 = excluded.raw_sha256 WHERE excluded.until_ns > symbology.until_ns"
+)
 
 # %% ../../nbs/data/53_symbology.ipynb #smb11
 _COLUMNS = "instrument_id, since_ns, symbol, until_ns, raw_sha256"

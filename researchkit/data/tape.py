@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .gaps import MAPPING, Clocks, Gap, Losses, Watch, between
-from .segments import Feed, Journal, cut, symbol_in
+from .gaps import AHEAD, OURS, Clocks, Gap, Losses, Said, Watch, between
+from .segments import Feed, Journal, cut
 from ..errors import ResearchKitError
 from ..security.durable import reached
 
@@ -26,7 +26,6 @@ class Journals:
     def __init__(self, folder: Path, feed: Feed, ready: Callable[[Path], None]) -> None:
         self.folder, self.feed, self._ready = folder, feed, ready
         self._journal: Journal | None = None
-        self._named: dict[int, bytes] = {}
         self._opened = 0
         self.trouble: Exception | None = None  # why finished journals are still here
 
@@ -54,7 +53,7 @@ class Journals:
         """Begin a journal, and hand on the one before it."""
         number = 1 + max((int(p.stem) for p in self.folder.glob("*.journal")), default=0)
         reached("segment", "before")
-        self._journal = Journal(self.folder, number, self.feed, clocks, [*self._named.values(), *carried])
+        self._journal = Journal(self.folder, number, self.feed, clocks, carried)
         reached("segment", "after")
         self._opened = clocks.common
         self._try_home()
@@ -89,41 +88,55 @@ class Steps(Journals):
         most_bytes: int,
         most_time: int,
         sync: float,
+        clock: Callable[[], int],
     ) -> None:
         super().__init__(folder, feed, ready)
-        self._most_bytes, self._most_time, self._sync = most_bytes, most_time, sync
+        self._most_bytes, self._most_time, self._sync, self._clock = most_bytes, most_time, sync, clock
 
     @property
     def at(self) -> int:
-        """How far the session is, nanoseconds UTC; while it is replayed, how far its slowest schema is."""
+        """How far the session is: its slowest schema, or five seconds behind its fastest; nanoseconds UTC."""
         clocks = self._watch.clocks
-        return min(clocks.own.values()) if clocks.replays else clocks.common
+        if clocks.replays:
+            return min(clocks.own.values())
+        return max(min(max(at, clocks.beat) for at in clocks.own.values()), clocks.common - AHEAD)
+
+    @property
+    def odd(self) -> int:
+        """Records of this session with a time that cannot be."""
+        return self._watch.odd
+
+    @property
+    def errors(self) -> list[Said]:
+        """What the gateway of this session complained of."""
+        return self._watch.errors
 
     def borders(self) -> dict[str, int]:
         """How far each schema is complete, nanoseconds UTC."""
         return self._watch.clocks.borders(self.feed.kinds)
+
+    def _time(self) -> list[bytes]:
+        """Our own clock as a message, when it has moved."""
+        now, clocks = self._clock(), self._watch.clocks
+        if abs(now - clocks.now) < 10**9:
+            return []
+        clocks.now = now
+        return [struct.pack("<BBHIQ", 4, OURS, 0, 0, now)]
+
+    def _due(self) -> bool:
+        """Whether the journal has lasted long enough."""
+        return self._watch.clocks.common - self._opened >= self._most_time
 
     def _append(self, batch: list[bytes]) -> None:
         """Write a batch, and do what is due."""
         if (journal := self._journal) is None:
             return
         journal.write(batch)
-        clocks = self._watch.clocks
-        if journal.size >= self._most_bytes or clocks.common - self._opened >= self._most_time:
-            self._turn(clocks)
+        if journal.size >= self._most_bytes or self._due():
+            self._turn(self._watch.clocks)
         elif time.monotonic() - self._synced >= self._sync:
             journal.sync()
             self._synced = time.monotonic()
-
-    def _name(self, message: bytes, batch: list[bytes]) -> list[bytes]:
-        """Take the name of an instrument; returns what is left of the batch."""
-        (number,) = struct.unpack_from("<I", message, 4)
-        known, self._named[number] = self._named.get(number, message), message
-        if symbol_in(known) == symbol_in(message):
-            return batch
-        self._append(batch)
-        self._turn(self._watch.clocks)
-        return []
 
     def _break(self, message: bytes, why: str, batch: list[bytes]) -> list[Gap]:
         """End the stretch before a message that does not follow, and begin another."""
@@ -147,8 +160,11 @@ class Tape(Steps):
         most_time: int = 300 * 10**9,  # nanoseconds of message time in a journal
         sync: float = 1.0,  # seconds until what was heard is forced to disk
         losses: Losses | None = None,  # what counts as a loss
+        clock: Callable[[], int] = time.time_ns,  # ours, nanoseconds UTC
     ) -> None:
-        super().__init__(folder, feed, ready, most_bytes=most_bytes, most_time=most_time, sync=sync)
+        super().__init__(
+            folder, feed, ready, most_bytes=most_bytes, most_time=most_time, sync=sync, clock=clock
+        )
         self._losses = Losses() if losses is None else losses
 
     def begin(
@@ -160,10 +176,10 @@ class Tape(Steps):
     ) -> list[Gap]:  # what was missed
         """Begin a stretch."""
         kinds = self.feed.kinds
-        clocks = Clocks.begin(kinds, start, replays=replays)
+        clocks = Clocks.begin(kinds, start, replays=replays, now=self._clock())
         clocks.since |= {schema: at for schema, at in borders.items() if start <= at}
-        self._watch = Watch(kinds, clocks, replace(self._losses, numbers={}))
-        self._named.clear()
+        clocks.floor = dict(clocks.since)
+        self._watch = Watch(kinds, clocks, replace(self._losses, numbers={}, flags={}))
         self._open(clocks)
         return between(borders, clocks.since, "connection")
 
@@ -173,13 +189,16 @@ class Tape(Steps):
     ) -> list[Gap]:  # what was missed between them
         """Write messages down."""
         gaps: list[Gap] = []
-        batch: list[bytes] = []
+        batch = self._time()
         for message in messages:
-            if message[1] == MAPPING:
-                batch = self._name(message, batch)
-            elif why := self._watch.see(message):
+            if message[1] == OURS:
+                continue
+            if why := self._watch.see(message):
                 gaps += self._break(message, why, batch)
                 batch = []
             batch.append(message)
+            if self._due():
+                self._append(batch)
+                batch = []
         self._append(batch)
         return gaps

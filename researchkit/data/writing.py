@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .columns import coded, columns_of, number, plain, words_of
 from .envelope import Header
-from .layouts import DAY, Layout, stored_columns
+from .layouts import DAY, RETRACTED, Layout, stored_columns
 from .naming import DAY_NS, Names
 from .spool import Window
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyiceberg.typedef import Record
 
 # %% auto #0
-__all__ = ['Shape', 'as_frame', 'Account', 'Written', 'write_parquet', 'data_file']
+__all__ = ['Shape', 'as_frame', 'taken_back', 'Account', 'Written', 'write_parquet', 'data_file']
 
 # %% ../../nbs/data/34_writing.ipynb #wri13
 def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
@@ -140,11 +140,18 @@ def as_frame(batch: pa.RecordBatch) -> pl.DataFrame:
     return found
 
 # %% ../../nbs/data/34_writing.ipynb #wri17
+def taken_back(batch: pa.RecordBatch) -> int:
+    """How many rows of a batch take others back."""
+    column = batch.column(RETRACTED)
+    return 0 if column.null_count == len(column) else int(column.true_count)
+
+
 @dataclass
 class Account:
     """What lies in one file."""
 
     rows: int = 0
+    retracted: int = 0  # of them, those that take others back
     symbols: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # rows, first and last event, ns
     months: dict[tuple[str, int], int] = field(default_factory=dict)  # symbol and month since 1970 → rows
 
@@ -159,6 +166,7 @@ class Account:
         ends = np.append(starts[1:], len(codes))
         lows, highs = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
         self.rows += len(codes)
+        self.retracted += taken_back(batch) if RETRACTED in batch.schema.names else 0
         for word, start, end, low, high in zip(
             words, starts, ends, lows.tolist(), highs.tolist(), strict=True
         ):
@@ -225,6 +233,7 @@ def write_parquet(
         for batch in batches:
             account.add(batch)
             writer.write_batch(batch)
+            del batch  # the next one is made before this name is given away
     gathered.detach()
     return Written(footer[0], account)
 

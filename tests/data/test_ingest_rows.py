@@ -165,7 +165,18 @@ def test_a_restatement_of_many_rows_is_settled_window_by_window(
 
     monkeypatch.setattr(intake, "WINDOW", 100 * 48)
     monkeypatch.setattr(intake, "CHUNK", 300 * 48)
+    monkeypatch.setattr(intake, "LARGE", 800 * 48)
     ingest(ws.put(file(rows, days=2), "two.dbn.zst"), **ws.parts)
+    paths = tables.planned(ws.catalog.load_table(("demo", "trades")))
+    assert sorted(p.rpartition(".")[0][-2:] for p in paths if "01-01" in p)[:2] == ["-1", "-2"]
+    for name in (
+        "ingests",
+        "lake_files",
+        "lake_symbols",
+        "lake_months",
+    ):  # as a kill after the commit leaves it
+        ws.registry.write((f"DELETE FROM {name} WHERE 1 = :one", [{"one": 1}]))
+    assert ingest(ws.put(file(rows, days=2), "two.dbn.zst"), **ws.parts).held == 4_000
     keep = rng.random(4_000) > 0.01
     second = rows[keep]
     second["price"][::97] += 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from researchkit.data import marks
 from researchkit.data.activity import ACTIVITY
 from researchkit.data.continuous import RULES, parse_series, rolls
-from researchkit.data.contracts import TERMS, contract_terms, deadline, weekdays_left
+from researchkit.data.contracts import ASSUMED, TERMS, contract_terms, deadline, weekdays_left
 from researchkit.data.dbn import read
 from researchkit.data.sessions import occupancy, placed, session_bars, sessions
 from researchkit.data.stitched import back_adjusted, per_contract
@@ -199,3 +199,22 @@ def test_real_minutes_become_sessions() -> None:
                 session_bars(rows, plan, asof=day.max() + timedelta(days=2))["volume"].sum()
                 == within["volume"].sum()
             )
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"), [("", ASSUMED), (None, ASSUMED), ("BU", "delivery"), ("IPNT", "cash")]
+)
+def test_delivery_without_a_unit_is_said_to_be_assumed(unit: str | None, said: str) -> None:
+    at = datetime(2013, 6, 3, tzinfo=UTC)
+    row = {
+        "ts_known": at, "ts_published": at, "ordinal": 0, "symbol": "XXU3", "asset": "XX", "instrument_class": "F",
+        "expiration": datetime(2013, 9, 20, 13, 30, tzinfo=UTC), "activation": None, "maturity_year": 2013,
+        "maturity_month": 9, "unit_of_measure": unit, "security_update_action": "A",
+    }  # fmt: skip
+    times = dict.fromkeys(("ts_known", "ts_published", "expiration", "activation"), TERMS.columns["ts_known"])
+    made = pl.DataFrame([row], schema_overrides=times | {"unit_of_measure": pl.String})
+    terms = contract_terms(made, "XX")
+    assert terms["settles"].to_list() == [said]
+    assert contract_terms(made, "XX", settles="cash")["settles"].to_list() == ["cash"]
+    plan = sessions("CMES", "2013-06-03", "2013-06-20")
+    assert rolls("XX.c.0", terms, plan, asof="2013-06-20")["settles"].to_list() == [said]

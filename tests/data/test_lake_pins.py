@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -141,6 +142,21 @@ def test_publication_is_exact_only_where_every_instant_was_recorded(place: Place
     assert place.pins.create("restated", [TRADES], context=ME).tables[0].assumed == 990
 
 
+def definition(ticks: pl.DataFrame, most: int, piece: int) -> str:
+    """The hash as it is written down, over frames that are there whole."""
+    if ticks.height <= most:
+        return logical_hash(ticks, TICKS)
+    lines = []
+    for (day,), rows in ticks.group_by(pl.col("ts_event").dt.date(), maintain_order=True):
+        parts = [logical_hash(rows.slice(at, piece), TICKS) for at in range(0, rows.height, piece)]
+        lines.append(f"{day}:{rows.height}:{parts[0] if len(parts) == 1 else joined(parts)}")
+    return joined(["trades:days", *lines])
+
+
+def joined(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     cutting=st.lists(st.integers(1, 400), min_size=1, max_size=12),
@@ -156,6 +172,7 @@ def test_the_hash_of_contents_does_not_depend_on_how_they_arrive(
         parts.append(ticks.slice(place, rows))
         place += rows
     assert content_of([*parts, ticks.slice(place)], TICKS, most=most, piece=piece) == whole
+    assert whole.digest == definition(ticks, most, piece)
     assert whole.method == ("rows" if ticks.height <= most else "days")
     assert content_of([ticks.slice(1)], TICKS, most=most, piece=piece).digest != whole.digest
 
@@ -211,7 +228,14 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         typed("data", "pin", "create", "all", TRADES, "--exact").exception
     )
     assert [r["pin"] for r in json.loads(typed("data", "pin", "ls", "--json").stdout)] == ["one"]
-    assert "days" not in typed("data", "pin", "show", "one").stdout
+    shown = typed("data", "pin", "show", "one").stdout
+    assert "not shown for want of room: method" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert one[0]["logical hash"][:12] in shown
+    seen = typed("lake", "head", TRADES).stdout
+    assert max(len(line) for line in seen.splitlines()[:-1]) <= 80
+    assert "2024-03-01 0" in seen, "no instant is broken over lines"
+    assert "(all versions)" in typed("lake", "tables").stdout
     assert len(json.loads(typed("data", "pin", "show", "one", "--files", "--json").stdout)) == 1
     book = tmp_path / "one.json"
     assert typed("data", "pin", "export", "one", "--to", book).exit_code == 0

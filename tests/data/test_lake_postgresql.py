@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
@@ -10,7 +9,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -156,13 +154,13 @@ def test_one_is_alone_until_its_connection_ends(registry: Registry) -> None:
     assert order == ["first", "second"]
 
 
-def _append(place: str, url: str, number: int) -> None:
-    """Commit five files, in a process of its own and without any lock."""
-    registry = open_registry(Settings(Path(place), catalog_url=url), Keys)
-    storage = FolderStorage(Path(place) / "lake")
+def _append(place: Path, url: str, number: int) -> None:
+    """Commit three files over connections of its own, and without any lock."""
+    registry = open_registry(Settings(place, catalog_url=url), Keys)
+    storage = FolderStorage(place / "lake")
     table = tables.make_table(tables.open_catalog(registry.engine, storage), parse_table(TABLE))
-    for n in range(5):
-        year = 1970 + 5 * number + n
+    for n in range(3):
+        year = 1970 + 3 * number + n
         moment = datetime(year, 1, 3, tzinfo=UTC)
         rows = pl.DataFrame(
             {
@@ -180,17 +178,10 @@ def test_writers_on_several_hosts_lose_nothing(
     registry: Registry, server: Any, database: str, tmp_path: Path
 ) -> None:
     settings = settings_of(server, database, tmp_path)
-    spawn = multiprocessing.get_context("spawn")
-    work = [spawn.Process(target=_append, args=(str(tmp_path), settings.catalog_url, n)) for n in range(2)]
-    for process in work:
-        process.start()
-    for process in work:
-        process.join()
-    assert [process.exitcode for process in work] == [0, 0]
+    with ThreadPoolExecutor(3) as hosts:
+        work = [hosts.submit(_append, tmp_path, settings.catalog_url, n) for n in range(3)]
+    assert [one.result() for one in work] == [None] * 3
     catalog = tables.open_catalog(registry.engine, FolderStorage(tmp_path / "lake"))
     table = catalog.load_table(parse_table(TABLE).identifier)
-    assert len(tables.planned(table)) == len(tables.commits(table)) == 10
-    assert (
-        SimpleNamespace(**table.current_snapshot().summary.additional_properties).__dict__["total-records"]
-        == "10"
-    )
+    assert len(tables.planned(table)) == len(tables.commits(table)) == 9
+    assert table.current_snapshot().summary["total-records"] == "9"

@@ -113,6 +113,37 @@ def test_filters_pushed_down_change_nothing(
     )
 
 
+def test_a_limit_comes_before_the_filter_that_follows_it(held: Place, whole: pl.DataFrame) -> None:
+    for rule in (pl.col("symbol") == "BBB", pl.col("size") > 250, pl.col("sequence") < 9):
+        lazy = held.lake.scan(TRADES, context=ME)
+        assert lazy.head(10).filter(rule).collect().equals(whole.head(10).filter(rule))
+        assert lazy.filter(rule).head(10).collect().equals(whole.filter(rule).head(10))
+        assert lazy.head(0).filter(rule).collect().height == 0
+
+
+def test_the_ledger_tells_the_whole_filter_and_the_objects(held: Place) -> None:
+    def line() -> dict[str, Any]:
+        return dict(held.door.ledger.entries(kind="read")[-1].body)
+
+    names = [f"S{n}" for n in range(40)]
+    held.lake.scan(TRADES, context=ME).filter(pl.col("symbol").is_in(["AAA", *names])).collect()
+    assert all(f'"{name}"' in line()["predicate"] for name in names)
+    by_hand = pl.col("symbol").map_batches(is_a, return_dtype=pl.Boolean, is_elementwise=True)
+    held.lake.scan(TRADES, context=ME).filter(by_hand).collect()
+    assert "test_lake_scan.is_a (SHA-256 " in line()["predicate"]
+    [first, *_] = held.registry.rows("SELECT raw_sha256 FROM ingests ORDER BY ingested_ns")
+    held.lake.scan(TRADES, context=ME, objects=[first["raw_sha256"]]).collect()
+    assert line()["objects"] == [first["raw_sha256"]]
+    with pytest.raises(ValueError, match="pin p and objects cannot be asked for together"):
+        held.lake.scan(TRADES, context=ME, objects=[first["raw_sha256"]], pin="p")
+    with pytest.raises(ValueError, match="asof must be an ISO date or instant"):
+        held.lake.scan(TRADES, context=ME, asof=11.5)  # type: ignore[arg-type]
+
+
+def is_a(names: pl.Series) -> pl.Series:
+    return names == "AAA"
+
+
 @pytest.mark.parametrize("far", [False, True], ids=["disk", "elsewhere"])
 @pytest.mark.parametrize("forget", [False, True], ids=["known", "unknown"])
 @pytest.mark.parametrize(
@@ -293,6 +324,8 @@ def test_rows_that_were_put_aside_are_seen_with_their_reason(tmp_path: Path) -> 
     assert place.scan(quarantined=True).schema["ts_event"] == INSTANT
     assert place.door.ledger.entries(kind="read")[-1].body["quarantined"] is True
     assert place.scan(quarantined=True, symbols="BBB").height == 0
+    one = place.lake.scan(TRADES, quarantined=True, context=ME).head(1)
+    assert one.filter(pl.col("reason") == "another").collect().height == 0
     with pytest.raises(ValueError, match="have no versions"):
         place.scan(quarantined=True, asof="2024-03-02")
 

@@ -11,6 +11,7 @@ from tick_lake import BARS, DAY, ME, TRADES, Place, Trade, ns, trades_file
 
 from researchkit.data.impact import Impacts
 from researchkit.data.streaming import Piece
+from researchkit.data.upkeep import Upkeep
 from researchkit.errors import NotFound
 from researchkit.frames import BARS as CONTRACT
 from researchkit.frames import conform
@@ -96,9 +97,65 @@ def test_a_filter_never_brings_a_row_back(place: Place) -> None:
 def test_when_everything_was_taken_back_there_is_nothing(place: Place) -> None:
     place.clock[0] = ns("2024-03-05")
     place.bring(trades_file([Trade(NOON, "BBB", 20.0, 1, 3)], (DATE, DATE + DAY)), "day.dbn.zst")
-    with pytest.raises(NotFound, match=f"no rows of {TRADES} of AAA: there is 2024-03-01 to 2024-03-01"):
+    with pytest.raises(
+        NotFound, match=f"no rows of {TRADES} of AAA: there is 2024-03-01T09:59:59 to 2024-03-01T10:00:00"
+    ):
         place.scan(symbols="AAA")
     assert prices(place.scan(symbols="AAA", asof="2024-03-01T17:00")) == [99.5]
+
+
+def test_whoever_asks_too_early_is_told_since_when(place: Place) -> None:
+    with pytest.raises(NotFound, match=r"first known at 2024-03-01T09:59:59\.000001$"):
+        place.scan(asof="2024-03-01T09:00")
+    assert prices(place.scan(asof="2024-03-01T09:59:59.000001")) == [99.5]
+
+
+def day_of(rows: list[Trade], symbol: str) -> bytes:
+    return trades_file([t for t in rows if t.symbol == symbol], (DATE, DATE + DAY), (symbol,))
+
+
+def test_each_restatement_reports_its_own_rows_whatever_was_merged(tmp_path: Path) -> None:
+    held = Place(tmp_path)
+    for symbol in ("AAA", "BBB"):
+        held.bring(day_of(BEFORE, symbol), symbol)
+    late = [Trade(NOON, "CCC", 5.0, 1, 4), Trade(NOON + 1, "CCC", 6.0, 1, 5)]
+    held.bring(day_of(late, "CCC"), "CCC")
+    held.pins.create("before", [TRADES], context=ME)
+    fixed = [BEFORE[0], Trade(TEN, "AAA", 101.0, 5, 2), Trade(TEN + 1, "AAA", 7.0, 1, 9)]
+    four = datetime(2024, 3, 1, 16, tzinfo=UTC)
+    one = held.bring(day_of(fixed, "AAA"), "AAA", published=four)
+    two = held.bring(day_of([Trade(NOON, "BBB", 21.0, 1, 3)], "BBB"), "BBB", published=four)
+    early = held.bring(day_of(late[:1], "CCC"), "CCC", published=datetime(2024, 3, 1, 1, tzinfo=UTC))
+
+    def told() -> dict[str, tuple[int, int, list[tuple[str, int, int]], list[str]]]:
+        found = Impacts(registry=held.registry, lake=held.lake).touched(TRADES, context=ME)
+        return {
+            f.raw_sha256: (f.retracted, f.added, f.rows.drop("day").rows(), [p.name for p in f.pins])
+            for f in found
+        }
+
+    said = told()
+    assert said[one] == (1, 2, [("AAA", 1, 2)], ["before"])
+    assert said[two] == (1, 1, [("BBB", 1, 1)], ["before"])
+    assert said[early] == (1, 0, [("CCC", 1, 0)], ["before"])
+    lake = held.lake
+    tended = Upkeep(
+        storage=lake.storage, registry=held.registry, door=held.door, catalog=lambda: lake.catalog
+    )
+    assert [m.files for m in tended.compact(TRADES, context=ME)] == [6]
+    assert told() == said
+    with pytest.raises(ValueError, match="name these objects too"):
+        held.scan(objects=[one])
+    assert held.scan(objects=list(lake_objects(held))).height == held.scan().height
+    tended.expire(TRADES, keep=1, context=ME)
+    tended.orphans(TRADES, context=ME, older=-(10**18))
+    merged = told()
+    assert {k: v[:2] for k, v in merged.items()} == {k: v[:2] for k, v in said.items()}
+    assert all(v[3] == ["before"] for v in merged.values())
+
+
+def lake_objects(held: Place) -> set[str]:
+    return {r["raw_sha256"] for r in held.registry.rows("SELECT raw_sha256 FROM ingests")}
 
 
 def test_a_tick_is_known_when_it_was_received_and_a_clock_that_runs_behind_tells_nothing_earlier(

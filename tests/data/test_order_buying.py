@@ -393,3 +393,153 @@ def test_a_list_that_was_wrong_at_first_is_read_again(ws, vendor):
         shop.buy(bars(), context=ws.context)
     (done,) = shop.resume(context=ws.context)
     assert (done.state, len(vendor.jobs)) == ("done", 1)
+
+
+def lie(monkeypatch: pytest.MonkeyPatch, vendor: Vendor, answer: Any) -> None:
+    """Have the vendor deliver another file than the one that was ordered."""
+    market, honest = vendor.market, type(vendor.market).file
+    monkeypatch.setattr(type(market), "file", lambda self, *asked: honest(self, *answer(*asked)))
+
+
+def test_what_was_never_sent_is_quoted_again_before_it_is_bought(ws, vendor, monkeypatch):
+    monkeypatch.setattr(vendor, "prices", {"ohlcv-1d": 1e6})  # 0.056 USD a bar
+    shop = purchases(ws)
+    for month in ("2024-01", "2024-02"):
+        vendor.next("429", "submit_job", times=9)
+        with pytest.raises(VendorError, match="too many requests"):
+            shop.buy(bars(month, month), context=ws.context, agreed="2")
+        vendor.faults.clear()
+    vendor.prices = {"ohlcv-1d": 1e8}
+    (said,) = shop.unsent(shop.book.open()[0].id, context=ws.context)
+    assert str(said).startswith("estimate 117.60 USD, with 1.12 spent of 500.00 this month")
+    assert "1 asked for before and never sent, at today's price" in str(said)
+    closed = purchases(workspace(ws.root, vendor, call=0, month=0))
+    for again in (
+        lambda: closed.resume(context=ws.context),
+        lambda: shop.resume(context=ws.context, agreed="229"),
+    ):
+        with pytest.raises(VendorError, match="nothing was bought"):
+            again()
+    with pytest.raises(SpendRefused, match=r"above 50\.00 USD somebody has to agree"):
+        shop.buy(bars("2024-01", "2024-01"), context=ws.context)
+    assert not vendor.jobs
+    (done,) = shop.buy(bars("2024-01", "2024-01"), context=ws.context, agreed="117.60")
+    assert (done.state, done.cost_micros, len(vendor.jobs)) == ("done", 117_600_000, 1)
+    shop.close(shop.book.open()[0].id, "too dear", context=ws.context)
+    assert shop._spending.this_month() == 117_600_000
+
+
+def test_one_empty_list_after_a_kill_is_no_reason_to_send_again(ws, vendor, monkeypatch):
+    from researchkit.data import fulfilment
+
+    class Kill(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Kill
+
+    slept: list[float] = []
+    shop = purchases(ws, settle=180.0, sleep=slept.append)
+    vendor.next("lose", "submit_job")
+    with monkeypatch.context() as patched:
+        patched.setattr(fulfilment, "_watch", killed)
+        with pytest.raises(Kill):
+            shop.buy(bars(), context=ws.context)
+    (lost,) = shop.book.open()
+    day = 86_400 * 10**9
+    shop.book.registry.write(("UPDATE orders SET changed_ns = changed_ns - :d", [{"d": day}]))  # long ago
+    vendor.next("nothing", "list_jobs", times=3)
+    (done,) = shop.resume(context=ws.context)
+    assert (lost.state, done.state, len(vendor.jobs)) == ("sending", "done", 1)
+    assert sum(slept) < 180
+
+
+@pytest.mark.parametrize(
+    ("lied", "words"),
+    [
+        (lambda d, s, part, *rest: (d, s, ["MSFT"], *rest), "holds MSFT, rule: AAPL as was ordered"),
+        (lambda d, s, part, k, a, b: (d, s, part, k, a + 182 * 86_400 * 10**9, b + 182 * 86_400 * 10**9),
+         r"holds 2024-07-\d\d to .*, rule: 2024-01-08 to 2024-01-13 as was ordered"),
+    ],
+)  # fmt: skip
+def test_a_faultless_file_for_another_question_is_not_owned(ws, vendor, monkeypatch, lied, words):
+    lie(monkeypatch, vendor, lied)
+    shop = purchases(ws)
+    with pytest.raises(IntegrityError, match=words):
+        shop.buy(bars("2024-01-08", "2024-01-13"), context=ws.context)
+    assert ws.raw.objects() == []
+    assert shop.coverage().is_empty()
+
+
+def test_a_job_dearer_than_its_estimate_is_loud_and_one_bad_order_is_nobody_elses(ws, vendor, monkeypatch):
+    honest = vendor.submit
+
+    def dearer(*asked: Any) -> Any:
+        told = honest(*asked)
+        list(vendor.jobs.values())[-1].cost = 99.0
+        return told
+
+    shop = purchases(ws)
+    vendor.next("other", "submit_job")
+    with pytest.raises(IntegrityError):
+        shop.buy(bars("2024-01", "2024-01"), context=ws.context)
+    monkeypatch.setattr(vendor, "submit", dearer)
+    with pytest.raises(
+        VendorError, match=r"1 of 2 orders did not go on: order \w+: .* as was ordered"
+    ) as caught:
+        shop.buy(bars("2024-01", "2024-02"), context=ws.context)
+    (done,) = caught.value.done
+    assert (done.state, str(done.order)) == ("done", f"{TABLE} AAPL 2024-02-01 to 2024-03-01")
+    assert done.words.startswith("dearer than estimated: job ")
+    assert [e.body["cost_micros"] for e in ws.ledger.entries(kind="overcharged")] == [99_000_000]
+    assert 99_000_000 < shop._spending.this_month() < 99_100_000
+
+
+def test_a_sample_does_not_move_and_notes_that_nobody_can_read_hold_nothing_up(ws, vendor, monkeypatch):
+    import time
+
+    made = vendor._made
+    monkeypatch.setattr(vendor, "_made", lambda job: made(job) | {"condition.json": b"[" * 100_000})
+    off = [0]
+    shop = purchases(ws, signed=False, clock=lambda: time.time_ns() - off[0])
+    (first,) = shop.buy(bars("2024-01-02", "2024-01-04"), context=ws.context)
+    assert (first.state, "is not JSON that can be read" in first.words) == ("done", True)
+    off[0] = 3_600 * 10**9  # the clock is put back by an hour
+    (second,) = shop.buy(bars("2024-01-30", "2024-02-20"), context=ws.context)
+    assert str(second.order).endswith("2024-01-30 to 2024-02-01 (sample)")
+    with pytest.raises(SignoffError, match="2024-01-02 to 2024-02-01"):
+        shop.buy(bars("2024-02-10", "2024-03-20"), context=ws.context)
+
+
+def test_several_orders_have_one_limit_and_rows_under_another_name_are_told(ws, vendor, monkeypatch):
+    shop = purchases(ws)
+    shop.buy(order_of("GLBX.MDP3/trades", "ES.FUT", "2024-01-03", "2024-01-04"), context=ws.context)
+    said = str(
+        shop.estimate(order_of("GLBX.MDP3/trades", "ESH4", "2024-01-03", "2024-01-04"), context=ws.context)
+    )
+    assert "1 session · the lake has rows of ESH4 of 2024-01 already, from elsewhere" in said
+    monkeypatch.setattr(vendor, "prices", {"ohlcv-1d": 1e6})
+    orders = [bars(month, month) for month in ("2024-02", "2024-01", "2024-02")]
+    with pytest.raises(SpendRefused, match=r"2\.30 USD for .* and 2 more: only 2\.00 USD were agreed to"):
+        shop.buy_all(orders, context=ws.context, agreed="2")
+    assert len(vendor.jobs) == 1
+    assert [p.state for p in shop.buy_all(orders, context=ws.context, agreed="2.30")] == ["done"] * 2
+
+
+def test_an_answer_that_only_drips_has_an_end(vendor):
+    import threading
+    import time
+    from types import SimpleNamespace
+
+    from researchkit.data.line import Line, Refusal, read_all
+    from researchkit.settings import address
+
+    line = Line(address("vendor_url", vendor.url()), lambda: Secret(KEY), seconds=(0.1, 0.05))
+    pause = threading.Event()
+    drip = SimpleNamespace(
+        raw=SimpleNamespace(read1=lambda amount, **_: pause.wait(0.02) or b" "), close=pause.set
+    )
+    began = time.monotonic()
+    with pytest.raises(Refusal, match=r"is not done answering after 0 s \(asking\)"):
+        read_all(line, "asking", drip)
+    assert time.monotonic() - began < 5

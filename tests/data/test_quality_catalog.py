@@ -199,3 +199,16 @@ def test_a_restated_object_is_counted_once_whatever_ordered_it(large: Registry) 
 
     found, total = origins(large, Resource("OPRA.PILLAR", "trades", start=500 * DAY, end=501 * DAY))
     assert (total, found["rows"].to_list()) == (1, [10])
+
+
+def test_actions_have_columns_and_whole_answers_come_alone(ws: Any, tmp_path: Path) -> None:
+    pytest.importorskip("panel")
+    from researchkit.dashboard.catalog import card
+
+    (tmp_path / "a.csv").write_text("symbol,kind,ex,ratio\nSPX,split,2013-02-01,2\n")
+    ws.instruments.bring_actions(tmp_path / "a.csv", "ACME", licence="internal")
+    entry = ws.catalog.about("ACME/actions")
+    assert entry.columns.filter(pl.col("column") == "ratio")["meaning"].item() == "new shares for an old one"
+    assert "new shares for an old one" in card(entry, ws.catalog.lineage("ACME/actions"))
+    assert ws.catalog.search("spx splits")["table"].to_list() == ["ACME/actions"]
+    assert ws.catalog.search("spx nothing").height == 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from researchkit import frames
 from researchkit.data import quality
+from researchkit.data.judging import most
 
 
 def walk(seed: int = 0, days: int = 300, symbols: tuple[str, ...] = ("AAA", "BBB")) -> pl.DataFrame:
@@ -113,3 +114,12 @@ def test_few_rows_do_not_break_it():
         assert quality.findings(bars).is_empty()
         assert quality.what_it_would_do(bars).height == 0
     assert quality.findings(walk().clear()).is_empty()
+
+
+def test_the_sentence_of_a_sum_says_whose_it_is():
+    bars = walk().with_columns(open=pl.col("close").shift(1, fill_value=100.0).over("symbol"))
+    both, one = (quality.findings(b) for b in (bars, bars.filter(pl.col("symbol") == "AAA")))
+    stale = pl.col("check") == "stale_open"
+    assert both.filter(stale).height == 2
+    assert most(both).filter(stale)["words"].item().startswith("the most in ")
+    assert most(one).filter(stale)["words"].item() == one.filter(stale)["words"].item()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("lake commands")
 TRIED = {
     "data_ingest", "data_orders", "data_coverage", "data_impact", "data_quality", "data_catalog", "data_describe",
     "data_lineage", "data_record", "lake_compact", "lake_orphans", "lake_expire", "lake_rewrite", "lake_layout",
-    "lake_instruments", "lake_continuous", "lake_sessions", "lake_actions",
+    "lake_instruments", "lake_continuous", "lake_sessions", "lake_actions", "access_grant",
 }  # fmt: skip
 
 
@@ -107,3 +107,11 @@ def test_without_a_vendor_nothing_is_bought_and_the_sentence_says_what_is_missin
     feed = ("--dataset", "TEST.TICKS", "--schema", "trades", "--symbols", "AAA")
     assert "only with a legal sign-off" in refused("data", "record", *feed, at=root)
     assert said("data", "record", *feed, "--missing", at=root) == []
+
+
+def test_a_grant_is_on_the_ledger_and_lets_a_role_read(root: Path) -> None:
+    before = typed("access", "explain", "quant7", "read", "TEST.OTHER/trades", "--roles", "risk", at=root)
+    given = said("access", "grant", "risk", "read", "TEST.OTHER/*", at=root)
+    after = typed("access", "explain", "quant7", "read", "TEST.OTHER/trades", "--roles", "risk", at=root)
+    assert (before.exit_code, given[0]["new"], after.exit_code) == (1, True, 0)
+    assert said("ledger", "show", "--kind", "grant", "--json", at=root)[0]["subject"] == "table:TEST.OTHER/*"

@@ -679,9 +679,13 @@ def serving(folder: Path, authority: Authority, *, port: int = 0, **how: Any) ->
 
 def main() -> None:
     """Serve until somebody presses Ctrl-C."""
-    words = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    words.add_argument("--port", type=int, default=8443)
-    words.add_argument("--folder", type=Path, required=True, help="where the certificates go")
+    words = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    words.add_argument("--port", type=int, default=8443, help="where it listens")
+    words.add_argument(
+        "--folder", type=Path, required=True, default=argparse.SUPPRESS, help="where the certificates go"
+    )
     words.add_argument("--key", default=KEY, help="the key that is accepted")
     words.add_argument("--price", type=float, default=20.0, help="USD for 1e9 bytes")
     words.add_argument("--trades", type=int, default=400, help="trades of the busiest contract a day")
@@ -689,7 +693,8 @@ def main() -> None:
     made = Authority(asked.folder)
     sold = {"price": asked.price, "market": Market(asked.trades)}
     with serving(asked.folder, made, port=asked.port, key=asked.key, **sold) as vendor:
-        print(f'vendor_url = "{vendor.url()}"', flush=True)
+        print(f'vendor_url = "{vendor.url()}"')
+        print(f"key: {asked.key}", "store it: researchkit secret put vendor", sep="\n", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
