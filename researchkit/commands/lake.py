@@ -93,7 +93,7 @@ def lake_tables(workspace: WorkspaceOption = None, json: JsonOption = False) -> 
     """List the tables, with what is held: every version of a row."""
     found = as_rows(opened(workspace).lake.tables())
     if not json:
-        days = {"first": lambda at: f"{at:%Y-%m-%d}", "last": lambda at: f"{at:%Y-%m-%d}"}
+        days = {"first": lambda at: str(at)[:10], "last": lambda at: str(at)[:10]}
         names = {"rows": "rows held\n(all versions)"}
         found = [{names.get(n, n): days.get(n, lambda v: v)(v) for n, v in row.items()} for row in found]
     say_fitting(found, json=json, empty="there is no table yet")

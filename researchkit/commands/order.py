@@ -167,7 +167,8 @@ def data_ingest(
     if path is not None:
         if any(named.values()):
             raise ValueError("data ingest takes a path or an order, not both")
-        return _taken(ws, path, json=json)
+        _taken(ws, path, json=json)
+        return
     if lacking := [name for name, value in named.items() if not value]:
         raise ValueError(f"an order needs {', '.join(lacking)}; a delivery is named by its path")
     order = order_of(f"{dataset}/{schema}", symbols, start, end, stype=stype)

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from .judging import FINDINGS, GRADES
+from .judging import GRADES
 from ..frames import INSTANT, DType
 
 # %% auto #0

@@ -22,7 +22,7 @@ from .door import Door
 from .download import fetch
 from .historical import Job, Listed, Vendor
 from .line import Refusal
-from .orders import Order, Orders, Placed
+from .orders import Orders, Placed
 from .registry import insert
 from .spending import dollars
 from .vendor import DATA

@@ -39,7 +39,7 @@ def instant_of(
         return value
     if not (found := _INSTANT.fullmatch(str(value))):
         raise VendorError(
-            f"the vendor's answer is not understood: {what} is {ascii(str(value)[:60])}, rule: an instant"
+            f"the vendor's answer is not understood: {what} is {str(value)[:60]!a}, rule: an instant"
         )
     day, clock, fraction, zone = found.groups()
     whole = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}{(zone or 'Z').replace('Z', '+00:00')}")
@@ -50,7 +50,7 @@ def _count(value: object, what: str) -> int:
     """Read a number of bytes or records."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
         raise VendorError(
-            f"the vendor's answer is not understood: {what} is {ascii(str(value)[:60])}, rule: 0 or more"
+            f"the vendor's answer is not understood: {what} is {str(value)[:60]!a}, rule: 0 or more"
         )
     return value
 
@@ -104,7 +104,7 @@ class Job:
             )
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", str(said["id"])):
             raise VendorError(
-                f"the vendor's answer is not understood: a job is called {ascii(str(said['id'])[:80])}"
+                f"the vendor's answer is not understood: a job is called {str(said['id'])[:80]!a}"
             )
         symbols = said["symbols"].split(",") if isinstance(said["symbols"], str) else said["symbols"]
         cost, records = said.get("cost_usd"), said.get("record_count")
@@ -146,7 +146,7 @@ class Listed:
             raise VendorError(f"vendor {line.host} lists a file that is not kept: {e}") from None
         if kind != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
             raise VendorError(
-                f"vendor {line.host} lists {name} without a SHA-256: {ascii(str(said.get('hash'))[:80])}"
+                f"vendor {line.host} lists {name} without a SHA-256: {str(said.get('hash'))[:80]!a}"
             )
         url = at_home(line.where, str(urls.get("https")))
         return cls(name, _count(said.get("size"), f"the size of {name}"), digest.lower(), url)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .corrections import Restatement, Settled, recognise, settle
-from .envelope import Header, open_records
+from .envelope import Header
 from .filed import Filed
 from .layouts import Layout, partition_of
 from .naming import Names, part_of, steps_of
@@ -40,7 +40,7 @@ __all__ = ['CHUNK', 'MANY', 'WINDOW', 'LARGE', 'Progress', 'silent', 'chunks', '
            'begun', 'write_out']
 
 # %% ../../nbs/data/71_intake.ipynb #itk07
-CHUNK = 2 << 20  # bytes of records that are sorted at once
+CHUNK = 3 << 20  # bytes of records that are sorted at once
 MANY = 256  # chunks, after which they become larger: a window looks into every one of them
 WINDOW = 4 << 20  # bytes of records that become one row group
 LARGE = 1 << 30  # bytes of records in one file; the writer remembers a little of every row group

@@ -156,7 +156,7 @@ def at_home(
     if place == ("https", where.host.lower(), where.port) and "@" not in parts.netloc:
         return url
     raise VendorError(
-        f"vendor {where.host}:{where.port} names an address elsewhere, and no other host is asked: {ascii(place[1])}"
+        f"vendor {where.host}:{where.port} names an address elsewhere, and no other host is asked: {place[1]!a}"
     )
 
 # %% ../../nbs/data/63_line.ipynb #lin20

@@ -75,8 +75,8 @@ def _functions(node: Any) -> Iterator[str]:
     if isinstance(node, dict) and "AnonymousFunction" in node:
         carried = bytes(node["AnonymousFunction"]["function"])
         try:  # what polars itself runs in a moment
-            named = " in ".join(_inside(pickle.loads(carried[carried.index(b"\x80") :])))  # noqa: S301
-        except Exception:  # noqa: BLE001  whatever it is, its hash is said
+            named = " in ".join(_inside(pickle.loads(carried[carried.index(b"\x80") :])))
+        except Exception:  # whatever it is, its hash is said
             named = ""
         yield f"{named or 'a function'} (SHA-256 {hashlib.sha256(carried).hexdigest()[:12]})"
     if isinstance(node, dict) or (isinstance(node, list) and node and not isinstance(node[0], int)):

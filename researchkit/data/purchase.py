@@ -14,7 +14,7 @@ from ..context import Context
 from .coverage import trading_days
 from .fulfilment import Desk, Progress, Told, carry, key_of, look
 from .instants import written
-from .ordered import Closing, Signed, nobody
+from .ordered import Closing
 from .orders import Order, Placed
 from .raw import locked
 from .registry import Registry

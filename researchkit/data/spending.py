@@ -134,7 +134,7 @@ def guard(
         rule = f"{dollars(spent)} of {dollars(caps.month)} USD are spent this month"
         remedy = "ask for less, wait for the next month, or raise month= in vendor_url"
         raise SpendRefused(f"{whole}: {rule}; nothing was bought: {remedy}")
-    if cost <= caps.call and agreed is None or agreed is not None and cost <= agreed:
+    if (agreed is None and cost <= caps.call) or (agreed is not None and cost <= agreed):
         return
     if agreed is None:
         rule = f"above {dollars(caps.call)} USD somebody has to agree"

@@ -62,7 +62,8 @@ class _Tape:
     """A file without a name that arrays are appended to and read from."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=make_folder(folder))
+        self._file = tempfile.TemporaryFile(dir=make_folder(folder))  # noqa: SIM115
+        self._number = self._file.fileno()
         self.at = 0
 
     def put(self, array: NDArray[Any]) -> None:
@@ -72,7 +73,7 @@ class _Tape:
             for start in range(0, len(view), _PIECE):
                 piece = view[start : start + _PIECE]
                 while piece:
-                    done = os.pwrite(self._file.fileno(), piece, self.at)
+                    done = os.pwrite(self._number, piece, self.at)
                     piece, self.at = piece[done:], self.at + done
         except OSError as e:
             raise WorkspaceError(f"the disk takes no more bytes: {e.strerror}") from e
@@ -80,14 +81,13 @@ class _Tape:
     def get(self, dtype: np.dtype[Any], rows: int, at: int) -> NDArray[Any]:
         """Read an array."""
         array = np.empty(rows, dtype)
-        self.fill(array, at)
+        self.fill(memoryview(array.view(np.uint8)), at)
         return array
 
-    def fill(self, array: NDArray[Any], at: int) -> None:
-        """Read into an array."""
-        view = memoryview(array.view(np.uint8).reshape(-1))
+    def fill(self, view: memoryview, at: int) -> None:
+        """Read into memory."""
         while view:
-            done = os.preadv(self._file.fileno(), [view], at)
+            done = os.preadv(self._number, [view], at)
             if not done:
                 raise WorkspaceError("the spool ends too early: its file was cut by somebody else")
             view, at = view[done:], at + done
@@ -97,7 +97,7 @@ class _Tape:
         self._file.close()
 
 # %% ../../nbs/data/33_spool.ipynb #spo20
-_CELL, _PLACE = np.dtype("<u4"), np.dtype("<u4")
+_NEAR = np.dtype([("cell", "<u4"), ("place", "<u4")])  # beside each record, counted from the run's smallest
 
 
 class Inlet:
@@ -127,6 +127,11 @@ class Inlet:
         if not len(records):
             return
         times = records[self.time].astype(np.int64) if times is None else times
+        if int(cells.max()) - int(cells.min()) >= 1 << 32:
+            upper = cells >= int(cells.min()) // 2 + int(cells.max()) // 2
+            for half in (~upper, upper):
+                self.add(cells[half], records[half], places[half], times=times[half])
+            return
         order = in_order(cells, [times])
         cells = cells[order]
         fences, starts = _fences(cells, times[order])
@@ -134,8 +139,9 @@ class Inlet:
         run = Run(self._tape.at, len(cells), int(cells[0]), int(places[0]), len(fences))
         self._runs.append(run)
         self._tape.put(taken(records, order))
-        self._tape.put((cells - run.low).astype(_CELL))
-        self._tape.put((places[order] - run.first).astype(_PLACE))
+        near = np.empty(run.rows, _NEAR)
+        near["cell"], near["place"] = cells - run.low, places[order] - run.first
+        self._tape.put(near)
         self._tape.put(fences)
         self.rows += run.rows
 
@@ -193,7 +199,7 @@ class Plan(Inlet):
 
     def _fences(self, run: Run) -> NDArray[np.void]:
         """Read a run's fences."""
-        return self._tape.get(_FENCES, run.fences, run.at + run.rows * (self.dtype.itemsize + 8))
+        return self._tape.get(_FENCES, run.fences, run.at + run.rows * (self.dtype.itemsize + _NEAR.itemsize))
 
 # %% ../../nbs/data/33_spool.ipynb #spo27
 def _between(fences: NDArray[np.void], rows: int, bound: tuple[int, int]) -> tuple[int, int]:
@@ -241,19 +247,17 @@ class Spool(Plan):
     def _merged(self, parts: Sequence[tuple[Run, int, int]], start: tuple[int, int]) -> Window:
         """Put stretches of runs in order."""
         rows, size, at = sum(end - first for _, first, end in parts), self.dtype.itemsize, 0
-        cells, places, records = (
-            np.empty(rows, np.int64),
-            np.empty(rows, np.int64),
-            np.empty(rows, self.dtype),
-        )
+        records, near = np.empty(rows, self.dtype), np.empty(rows, _NEAR)
+        into, beside = (memoryview(array.view(np.uint8)) for array in (records, near))
         for run, first, end in parts:
-            here, near = slice(at, at + end - first), run.at + run.rows * size + first * _CELL.itemsize
-            cells[here] = self._tape.get(_CELL, end - first, near) + np.int64(run.low)
-            places[here] = self._tape.get(_PLACE, end - first, near + run.rows * _CELL.itemsize) + np.int64(
-                run.first
-            )
-            self._tape.fill(records[here], run.at + first * size)
-            at = here.stop
+            to = at + end - first
+            self._tape.fill(into[at * size : to * size], run.at + first * size)
+            where = run.at + run.rows * size + first * _NEAR.itemsize
+            self._tape.fill(beside[at * _NEAR.itemsize : to * _NEAR.itemsize], where)
+            at = to
+        counts = [end - first for _, first, end in parts]
+        cells = near["cell"] + np.repeat(np.array([run.low for run, _, _ in parts], np.int64), counts)
+        places = near["place"] + np.repeat(np.array([run.first for run, _, _ in parts], np.int64), counts)
         if not rows:
             return Window(cells, records, places, start)
         keys = [records[self.time].astype(np.int64), *(records[tie] for tie in self.ties), places]

@@ -123,9 +123,9 @@ def test_each_restatement_reports_its_own_rows_whatever_was_merged(tmp_path: Pat
     held.pins.create("before", [TRADES], context=ME)
     fixed = [BEFORE[0], Trade(TEN, "AAA", 101.0, 5, 2), Trade(TEN + 1, "AAA", 7.0, 1, 9)]
     four = datetime(2024, 3, 1, 16, tzinfo=UTC)
+    early = held.bring(day_of(late[:1], "CCC"), "CCC", published=datetime(2024, 3, 1, 1, tzinfo=UTC))
     one = held.bring(day_of(fixed, "AAA"), "AAA", published=four)
     two = held.bring(day_of([Trade(NOON, "BBB", 21.0, 1, 3)], "BBB"), "BBB", published=four)
-    early = held.bring(day_of(late[:1], "CCC"), "CCC", published=datetime(2024, 3, 1, 1, tzinfo=UTC))
 
     def told() -> dict[str, tuple[int, int, list[tuple[str, int, int]], list[str]]]:
         found = Impacts(registry=held.registry, lake=held.lake).touched(TRADES, context=ME)
