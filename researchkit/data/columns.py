@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,8 @@ def plain(array: pa.Array) -> NDArray[Any]:
     return np.frombuffer(array.buffers()[1], kind)[array.offset : array.offset + len(array)]
 
 
-def words_of(words: Sequence[str]) -> pa.Array:
+@lru_cache(maxsize=64)
+def words_of(words: tuple[str, ...]) -> pa.Array:
     """Texts, none of them null."""
     return pl.Series(words, dtype=pl.String).to_arrow().cast("string")
 
@@ -68,7 +70,7 @@ def coded(codes: NDArray[np.int32], words: Sequence[str]) -> pa.Array:
     import pyarrow as pa
 
     places = pa.Array.from_buffers(pa.int32(), len(codes), [None, pa.py_buffer(codes)])
-    return pa.DictionaryArray.from_arrays(places, words_of(words))
+    return pa.DictionaryArray.from_arrays(places, words_of(tuple(words)))
 
 
 def _instant(values: NDArray[Any]) -> pa.Array:
@@ -80,16 +82,22 @@ def _instant(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(whole), [mask, pa.py_buffer(whole)])
 
 # %% ../../nbs/data/90_columns.ipynb #col12
+def _said(code: int) -> str:
+    """A character as text; the zero byte is none."""
+    return bytes([code]).rstrip(b"\0").decode("ascii", "replace")
+
+
 def _letter(values: NDArray[Any]) -> pa.Array:
     """Single characters, of which there are few."""
     codes = np.ascontiguousarray(values).view(np.uint8)
+    if len(codes) and codes.min() == codes.max():
+        return coded(np.zeros(len(codes), np.int32), [_said(int(codes[0]))])
     seen = np.zeros(256, np.bool_)
     seen[codes] = True
     there = np.flatnonzero(seen)
     place = np.zeros(256, np.int32)
     place[there] = np.arange(len(there))
-    words = [bytes([c]).rstrip(b"\0").decode("ascii", "replace") for c in there.tolist()]
-    return coded(place[codes], words)
+    return coded(place[codes], [_said(code) for code in there.tolist()])
 
 # %% ../../nbs/data/90_columns.ipynb #col16
 _RARE = ("definition", "statistics", "status", "imbalance")

@@ -36,7 +36,7 @@ def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
-        return pa.DictionaryArray.from_arrays(pa.nulls(rows, kind.index_type), words_of([]))
+        return pa.DictionaryArray.from_arrays(pa.nulls(rows, kind.index_type), words_of(()))
     return pa.nulls(rows, kind)
 
 
