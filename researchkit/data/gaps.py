@@ -208,6 +208,7 @@ class Listener:
     def _count(self, shape: Shape, sent: int) -> None:
         """A record was sent."""
         clocks = self.clocks
+        clocks.beat = 0 if sent - shape.interval < clocks.beat - AHEAD else clocks.beat
         clocks.own[shape.schema] = max(clocks.own[shape.schema], sent)
         clocks.common = clocks.common if clocks.replays else max(clocks.common, sent)
 

@@ -20,7 +20,8 @@ from .aside import put_aside
 from .corrections import Restatement
 from .envelope import Header
 from .filed import file_rows, named_after, symbol_rows
-from .intake import Draft, Intake, Output, Progress, silent, take_in, write_out
+from .giving import Draft, Output, write_out
+from .intake import Intake, Progress, silent, take_in
 from .layouts import Layout, layout_in
 from .neighbours import Neighbours, meeting
 from .raw import RawObject, RawZone
@@ -209,7 +210,7 @@ def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ing
             output.intake.close()
     return [*finished, *(batch.commit() if batch.full else [])]
 
-
+# %% ../../nbs/data/15_ingest.ipynb #ing33
 def _listed(desk: Desk, found: RawObject) -> Ingest:
     """Bring a list that somebody keeps by hand, which is no file of records."""
     from researchkit.data.actions import read_actions
@@ -234,7 +235,7 @@ def _into(desk: Desk, resource: Resource, objects: Sequence[RawObject]) -> list[
             done += batch.commit()
         return done
 
-
+# %% ../../nbs/data/15_ingest.ipynb #ing35
 def ingest_many(
     objects: Iterable[str],  # SHA-256 of objects in the raw zone
     *,

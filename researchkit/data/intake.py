@@ -5,62 +5,36 @@
 # %% ../../nbs/data/71_intake.ipynb #itk03
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, groupby
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .corrections import Restatement, Settled, recognise, settle
 from .envelope import Header
-from .filed import Filed
-from .layouts import Layout, partition_of
-from .naming import Names, part_of, steps_of
-from .neighbours import Neighbours, stretch_of
+from .layouts import Layout
+from .naming import Names, steps_of
 from .ordering import taken
-from .quarantine import Ward, bar_faults, faults
+from .quarantine import Ward, faults
 from .schemas import FIELDS
-from .spool import ALWAYS, Spool, Window
-from .storage import Storage
-from .writing import Shape, Written, as_frame, data_file, write_parquet
+from .spool import Spool
 from ..errors import SchemaError
 from ..frames import BARS
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyiceberg.manifest import DataFile
-    from pyiceberg.table import Table
-
 # %% auto #0
-__all__ = ['CHUNK', 'MANY', 'WINDOW', 'LARGE', 'Progress', 'silent', 'chunks', 'Intake', 'take_in', 'Output', 'Draft', 'Giving',
-           'begun', 'write_out']
+__all__ = ['CHUNK', 'MANY', 'Progress', 'silent', 'chunks', 'Intake', 'take_in']
 
 # %% ../../nbs/data/71_intake.ipynb #itk07
 CHUNK = 3 << 20  # bytes of records that are sorted at once
 MANY = 256  # chunks, after which they become larger: a window looks into every one of them
-WINDOW = 4 << 20  # bytes of records that become one row group
-LARGE = 1 << 30  # bytes of records in one file; the writer remembers a little of every row group
 Progress = Callable[[str, int, int | None], None]  # "read" or "write", rows done, rows in all
 
 
 def silent(phase: str, done: int, total: int | None) -> None:
     """Tell nobody."""
 
-
-def _one_venue(chunk: NDArray[np.void], header: Header, seen: set[int]) -> None:
-    """Refuse bars of several publishers: one symbol would have several bars at once."""
-    venues = chunk["publisher_id"]
-    seen |= {int(venues.min()), int(venues.max())}
-    if len(seen) > 1:
-        raise SchemaError(
-            f"{header.name}: holds bars of publishers {sorted(seen)}, rule: one. Ask the vendor for one of them"
-        )
-
-
+# %% ../../nbs/data/71_intake.ipynb #itk22
 def chunks(
     arrays: Iterator[NDArray[np.void]], dtype: np.dtype[np.void], rows: int
 ) -> Iterator[NDArray[np.void]]:
@@ -78,6 +52,16 @@ def chunks(
                 held = np.empty(2 * rows, held.dtype) if count == MANY else held
     if filled:
         yield held[:filled].view(dtype)
+
+# %% ../../nbs/data/71_intake.ipynb #itk25
+def _one_venue(chunk: NDArray[np.void], header: Header, seen: set[int]) -> None:
+    """Refuse bars of several publishers: one symbol would have several bars at once."""
+    venues = chunk["publisher_id"]
+    seen |= {int(venues.min()), int(venues.max())}
+    if len(seen) > 1:
+        raise SchemaError(
+            f"{header.name}: holds bars of publishers {sorted(seen)}, rule: one. Ask the vendor for one of them"
+        )
 
 
 @dataclass
@@ -126,7 +110,7 @@ class Intake:
         self.spool.close()
         self.ward.close()
 
-
+# %% ../../nbs/data/71_intake.ipynb #itk27
 def take_in(
     header: Header,
     arrays: Iterator[NDArray[np.void]],  # as `open_records` gives them; their end proves the bytes
@@ -152,172 +136,3 @@ def take_in(
         intake.close()
         raise
     return intake
-
-# %% ../../nbs/data/71_intake.ipynb #itk11
-@dataclass
-class Output:
-    """Turns the windows of a delivery into batches to be written."""
-
-    intake: Intake
-    shape: Shape
-    settled: Settled = field(default_factory=Settled)
-    beside: Neighbours | None = None  # None: nothing is there that it could meet
-    change: Restatement | None = None
-    progress: Progress = silent
-    again: bool = False  # only count what lies there
-    done: int = 0
-    _at: int = 0  # windows given out
-    _now: tuple[tuple[int, int] | None, int, int] = (None, 0, 0)  # file, its number, bytes of records in it
-
-    def bounds(self) -> list[tuple[int, int]]:
-        """Where windows begin."""
-        rows = max(1, min(250_000, WINDOW // self.intake.header.dtype.itemsize))
-        found = self.intake.spool.bounds(rows, self.file_of)
-        if self.beside is None:
-            return found
-        met = self.beside.bounds(self.intake.names)
-        if self.change is None:
-            cells = set(self.intake.spool.totals())
-            met = [bound for bound in met if bound[0] in cells]
-        firsts = {(self._first(self.file_of(cell)), ALWAYS) for cell, _ in (*found, *met)}
-        return sorted({*found, *met, *firsts})
-
-    def file_of(self, cell: int) -> tuple[int, int]:
-        """Which file a cell belongs to."""
-        step, code = divmod(cell, max(1, len(self.intake.names.symbols)))
-        return step, self.intake.names.bucket[code] if self.intake.names.bucket else 0
-
-    def _first(self, file: tuple[int, int]) -> int:
-        """The first cell of a file."""
-        step, bucket = file
-        names = self.intake.names
-        return step * max(1, len(names.symbols)) + (names.bucket.index(bucket) if names.bucket else 0)
-
-    def _sound(self, window: Window) -> Window:
-        """Put bars aside that share their key."""
-        if self.intake.layout.frame is not BARS or not len(window.places):
-            return window
-        found = bar_faults(window.records, window.cells)
-        if (sound := self.intake.ward.put(window.records, window.places, found)) is None:
-            return window
-        return window._replace(
-            cells=window.cells[sound], records=window.records[sound], places=window.places[sound]
-        )
-
-    def batch(self, window: Window, bounds: list[tuple[int, int]], at: int) -> pa.RecordBatch:
-        """What is to be written of one window."""
-        window = self._sound(window)
-        new = self.shape.batch(window, self.intake.names, self.intake.header)
-        self.done += len(window.places)
-        self.progress("write", self.done, self.intake.spool.rows)
-        if self.beside is None:
-            self.settled.held += new.num_rows
-            return new
-        held = self.beside.rows(stretch_of(bounds, at, self.intake.names))
-        if self.again:
-            recognise(as_frame(new), held, self.intake.layout, into=self.settled, change=self.change)
-            return new.slice(0, 0)
-        if self.change is None and held.is_empty():
-            self.settled.held += new.num_rows
-            return new
-        name, into = self.intake.header.name, self.settled
-        found = settle(as_frame(new), held, self.intake.layout, words=name, into=into, change=self.change)
-        return self.shape.conformed(found)
-
-    def _file(self, window: Window) -> tuple[tuple[int, int], int]:
-        """The file that the next window goes to; a full one is followed by another of the same partition."""
-        file, size = self.file_of(window.start[0]), len(window.places) * self.intake.header.dtype.itemsize
-        if self._now[0] != file:
-            self._now = file, 0, 0
-        elif self._now[2] >= LARGE:
-            self._now = file, self._now[1] + 1, 0
-        self._now = file, self._now[1], self._now[2] + size
-        return file, self._now[1]
-
-    def _batches(self, windows: Iterator[Window], bounds: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
-        """What is to be written of some windows; nothing is held on to that was given away."""
-        for window in windows:
-            batch = self.batch(window, bounds, self._at)
-            self._at += 1
-            del window
-            if batch.num_rows:
-                yield batch
-            del batch
-
-    def parts(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:  # each to be used up before the next
-        """The batches of each file, with the name of its partition."""
-        bounds = self.bounds()
-        for (file, _), group in groupby(self.intake.spool.windows(bounds), key=self._file):
-            part = part_of(self._first(file), self.intake.names, self.intake.layout)
-            yield part, self._batches(group, bounds)
-        self.intake.ward.judge()
-
-# %% ../../nbs/data/71_intake.ipynb #itk15
-@dataclass
-class Draft:
-    """Files that are written and not committed."""
-
-    filed: list[Filed] = field(default_factory=list)
-    files: list[DataFile] = field(default_factory=list)
-
-
-class Giving(Protocol):
-    """What gives out the batches of a delivery."""
-
-    shape: Shape
-
-    def parts(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]: ...
-
-
-def begun(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch] | None:
-    """The same batches; None where there are none."""
-    first = next(batches, None)
-    return None if first is None else chain([first], batches)
-
-
-def write_out(
-    output: Giving,
-    table: Table,  # that the files are meant for; nothing is committed
-    storage: Storage,
-    stem: str,  # what the files are called
-) -> Draft:
-    """Write the files of a delivery; raises `IntegrityError` for rows that contradict, and leaves nothing then."""
-    draft, tried, files = Draft(), list[str](), Counter[str]()
-    try:
-        for part, batches in output.parts():
-            if (some := begun(batches)) is None:
-                continue
-            name = f"{stem}-{files[part]}" if files[part] else stem
-            path = f"{table.location().removeprefix('lake://')}/data/{part}/{name}.parquet"
-            files[part] += 1
-            tried.append(path)
-            storage.delete(path)
-            _write(output.shape, some, path, part, storage, table, draft)
-    except Exception:
-        for path in tried:
-            storage.delete(path)
-        raise
-    return draft
-
-
-def _write(
-    shape: Shape,
-    batches: Iterator[pa.RecordBatch],
-    path: str,
-    part: str,
-    storage: Storage,
-    table: Table,
-    draft: Draft,
-) -> None:
-    """Write one file and describe it."""
-    made: list[Written] = []
-
-    def write(sink: BinaryIO) -> None:
-        made.append(write_parquet(sink, batches, shape))
-
-    kept = storage.publish(path, write)
-    [written] = made
-    draft.filed.append(
-        Filed(path, kept.bytes, kept.sha256, kept.etag, written.account, written.account.retracted)
-    )
-    draft.files.append(data_file(table, f"lake://{path}", partition_of(part), written, kept.bytes, shape.ids))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyiceberg.typedef import Record
 
 # %% auto #0
-__all__ = ['Shape', 'as_frame', 'taken_back', 'Account', 'Written', 'write_parquet', 'data_file']
+__all__ = ['Form', 'Shape', 'as_frame', 'taken_back', 'Account', 'Written', 'write_parquet', 'data_file']
 
 # %% ../../nbs/data/34_writing.ipynb #wri13
 def _nothing(kind: pa.DataType, rows: int) -> pa.Array:
@@ -50,7 +50,7 @@ def _days(times: NDArray[np.int64]) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Form:
     """The columns of one table as they are written."""
 
     layout: Layout
@@ -91,6 +91,11 @@ class Shape:
         """Columns that are never null."""
         held = set(self.layout.frame.columns) - self.layout.frame.nullable - {"ts_known", "ts_published"}
         return frozenset({DAY, *self.layout.frame.key, *held, *self.said})
+
+# %% ../../nbs/data/34_writing.ipynb #wri28
+@dataclass(frozen=True)
+class Shape(Form):
+    """Makes the batches of one table."""
 
     def batch(
         self,

@@ -161,11 +161,11 @@ def test_a_restatement_of_many_rows_is_settled_window_by_window(
     rows["ts_event"] = np.maximum(rows["ts_event"], T0)
     rows["price"], rows["size"] = 10**9 * rng.integers(1, 50, 4_000), rng.integers(1, 3, 4_000)
     rows["sequence"], rows["side"], rows["action"] = np.arange(4_000), b"A", b"T"
-    from researchkit.data import intake
+    from researchkit.data import giving, intake
 
-    monkeypatch.setattr(intake, "WINDOW", 100 * 48)
+    monkeypatch.setattr(giving, "WINDOW", 100 * 48)
     monkeypatch.setattr(intake, "CHUNK", 300 * 48)
-    monkeypatch.setattr(intake, "LARGE", 800 * 48)
+    monkeypatch.setattr(giving, "LARGE", 800 * 48)
     ingest(ws.put(file(rows, days=2), "two.dbn.zst"), **ws.parts)
     paths = tables.planned(ws.catalog.load_table(("demo", "trades")))
     assert sorted(p.rpartition(".")[0][-2:] for p in paths if "01-01" in p)[:2] == ["-1", "-2"]
@@ -181,7 +181,7 @@ def test_a_restatement_of_many_rows_is_settled_window_by_window(
     second = rows[keep]
     second["price"][::97] += 1
     ws.now[0] = T0 + 5 * DAY
-    monkeypatch.setattr(intake, "WINDOW", 170 * 48)
+    monkeypatch.setattr(giving, "WINDOW", 170 * 48)
     done = ingest(ws.put(file(second, days=2), "two.dbn.zst"), **ws.parts)
     changed = len(second[::97])
     assert (done.rows, done.retracted) == (changed, int((~keep).sum()) + changed)
