@@ -167,8 +167,7 @@ def data_ingest(
     if path is not None:
         if any(named.values()):
             raise ValueError("data ingest takes a path or an order, not both")
-        _taken(ws, path, json=json)
-        return
+        return _taken(ws, path, json=json)
     if lacking := [name for name, value in named.items() if not value]:
         raise ValueError(f"an order needs {', '.join(lacking)}; a delivery is named by its path")
     order = order_of(f"{dataset}/{schema}", symbols, start, end, stype=stype)

@@ -40,7 +40,8 @@ class Column:
         self._kind, self._valid, self._bits = kind, list[tuple[bytes, int]](), list[tuple[bytes, int]]()
         where = None if folder is None else str(folder)
         self._files = [
-            SpooledTemporaryFile(max_size=_HELD, dir=where) for _ in range(1 + (kind == pl.String))
+            SpooledTemporaryFile(max_size=_HELD, dir=where)  # noqa: SIM115  # open as long as the column
+            for _ in range(1 + (kind == pl.String))
         ]
 
     def add(self, values: pl.Series) -> None:
