@@ -54,9 +54,9 @@ def episodes(
     over = last + 1 < n
     table = pl.DataFrame(
         {
-            "peak": at.gather([i - 1 if i else None for i in first.tolist()]),
+            "peak": at.gather(pl.Series(first - 1).replace(-1, None)),
             "trough": at.gather(trough),
-            "end": at.gather([i + 1 if i + 1 < n else None for i in last.tolist()]),
+            "end": at.gather(pl.Series(last + 1).replace(n, None)),
             "depth": -fall[trough],
             "down": trough - first + 1,
             "back": pl.Series(last + 1 - trough, dtype=pl.Int64).zip_with(

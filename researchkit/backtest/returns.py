@@ -5,7 +5,7 @@
 # %% ../../nbs/backtest/20_returns.ipynb #rtn04
 from __future__ import annotations
 
-from math import expm1, log1p
+from math import expm1
 from typing import Literal, get_args
 
 import numpy as np

@@ -5,7 +5,7 @@
 # %% ../../nbs/backtest/21_risk.ipynb #rsk04
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, sqrt
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ def volatility(
     periods: int = 252,  # sessions a year
 ) -> float:  # a year, units of capital, at least 0
     """Compute the standard deviation (divisor n − 1), scaled to a year by the root of time."""
-    return float(as_returns(net, "net").std(ddof=1)) * periods**0.5
+    return float(as_returns(net, "net").std(ddof=1)) * sqrt(periods)
 
 
 def downside_deviation(
@@ -37,7 +37,7 @@ def downside_deviation(
 ) -> float:  # a year, at least 0
     """Root mean square of what fell short of `target`, over all sessions (Sortino and van der Meer 1991)."""
     short = np.minimum(as_returns(net, "net") - target, 0.0)
-    return float(np.sqrt(np.mean(short**2))) * periods**0.5
+    return float(np.sqrt(np.mean(short**2))) * sqrt(periods)
 
 # %% ../../nbs/backtest/21_risk.ipynb #rsk11
 def sharpe(
