@@ -20,6 +20,7 @@ from researchkit.commands import (
     ledger,
     live,
     order,
+    parity,
     pins,
     quality,
     research,
@@ -39,7 +40,15 @@ ADDING = (order, live, pins, quality, instruments)  # pages that add verbs to th
 
 def _wired(line: typer.Typer) -> typer.Typer:
     """Give every command its place."""
-    for command in (workspace.demo, workspace.init, workspace.verify, workspace.doctor, workspace.dashboard):
+    first = (
+        workspace.demo,
+        workspace.init,
+        workspace.verify,
+        workspace.doctor,
+        workspace.dashboard,
+        parity.parity,
+    )
+    for command in first:
         line.command()(command)
     nouns = {
         "data": data.data, "lake": lake.lake, "secret": secret.secret, "keys": keys.keys,

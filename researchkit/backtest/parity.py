@@ -198,7 +198,7 @@ def compare_level(
     one, two, note = _shown(a, b, level)
     if one is None or two is None:
         lacking = [s.label for s, f in ((a, one), (b, two)) if f is None]
-        return Level(level, f"not given by {' and '.join(lacking)}")
+        return Level(level, f"not given by {lacking[0] if len(lacking) == 1 else 'either'}")
     one, two, key = _numbers(one, level), _numbers(two, level), _KEYS[level]
     columns = tuple(c for c in one.columns if c in two.columns and c not in key)
     left = tuple(sorted((set(one.columns) ^ set(two.columns)) - set(key)))
@@ -254,7 +254,8 @@ class Parity:
         broke, lines = self.broke, [f"A is {self.a}, B is {self.b}"]
         for level in self.levels:
             mark = "   ← broke first" if level is broke else ""
-            lines.append(f"{level.name:<11} {sentence(level)}{mark}")
+            if level.state != "not given by either":
+                lines.append(f"{level.name:<11} {sentence(level)}{mark}")
         behind = self.unseen()
         return "\n".join([*lines, *([behind] if behind else [])])
 

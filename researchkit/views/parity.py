@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from ..backtest.parity import Level, Parity, sentence
@@ -22,16 +23,21 @@ if TYPE_CHECKING:
 __all__ = ['parity_ladder', 'parity_page', 'ParityWidget']
 
 # %% ../../nbs/views/07_parity.ipynb #vpa07
+def _ends(span: tuple[Any, Any]) -> Any:
+    """Two instants as the plot wants them."""
+    return np.array([s.replace(tzinfo=None) for s in span], dtype="datetime64[us]")
+
+
 def _rung(ax: Axes, y: int, level: Level, span: tuple[Any, Any]) -> None:
     """Draw one level: a line where it was compared, marks where it differs, words where it was not."""
     if level.span is None:
-        ax.plot(list(span), [y, y], color=GREY, linewidth=1.0, linestyle=(0, (1, 4)))
+        ax.plot(_ends(span), [y, y], color=GREY, linewidth=1.0, linestyle=(0, (1, 4)))
         ax.annotate(level.state, (0.5, y), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=8,
                     color=GREY, bbox={"facecolor": "white", "edgecolor": "none", "pad": 2})  # fmt: skip
         return
     colour = GREEN if level.first is None else INK
     ax.plot(
-        list(level.span),
+        _ends(level.span),
         [y, y],
         color=colour,
         linewidth=2.2 if level.first is None else 0.8,
