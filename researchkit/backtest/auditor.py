@@ -10,85 +10,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from .fills import Result
-from .grid import float_bars
+from .inspection import checked_bars, inspect
+from .recount import recomputed
+from .trade import HELD, MARK, MULT
 from ..errors import IntegrityError, LookAheadError
 
 # %% auto #0
-__all__ = ['recomputed', 'Audit', 'audit', 'StaleFills', 'stale_fill_share', 'require_tradable']
-
-# %% ../../nbs/backtest/08_auditor.ipynb #aud11
-def _priced(
-    result: Result,
-    bars: pl.DataFrame,  # checked BARS
-) -> pl.DataFrame:  # fills with recorded, traded_at, ts_session, decided; null without a partner
-    """Join every fill to the order behind it and to the bar that gave its price."""
-    where = {"next_close": ("close", "ts_known"), "next_open": ("open", "ts_event")}[result.fill]
-    quotes = bars.select(
-        "ts_event", "symbol", recorded=where[0], traded_at=pl.col(where[1]), ts_session="ts_known"
-    )
-    orders = result.orders.select("order", "symbol", decided="ts_known")
-    joined = result.fills.join(quotes, on=["ts_event", "symbol"], how="left", maintain_order="left")
-    return joined.join(orders, on=["order", "symbol"], how="left", maintain_order="left")
-
-
-def _check_fills(
-    fills: pl.DataFrame,  # from `_priced`
-    result: Result,
-) -> None:
-    """Raise an IntegrityError at the first fill that could not have happened so."""
-    notional = pl.col("quantity").abs() * pl.col("price")
-    commission, spread = notional * (result.costs.bps / 1e4), notional * (result.costs.half_spread_bps / 1e4)
-    cent = 1e-9 * result.capital
-    rules = {
-        "belongs to no order": pl.col("decided").is_null(),
-        "has no bar behind it": pl.col("recorded").is_null(),
-        "trades before its decision": pl.col("traded_at") < pl.col("decided"),
-        "takes a bar that began before its decision": pl.col("ts_event") < pl.col("decided"),
-        "is not at the recorded price": pl.col("price") != pl.col("recorded"),
-        "has the wrong commission": (pl.col("commission") - commission).abs() > cent,
-        "has the wrong spread": (pl.col("spread") - spread).abs() > cent,
-    }
-    for words, broken in rules.items():
-        if (bad := fills.filter(broken)).height:
-            row = bad.row(0, named=True)
-            raise IntegrityError(
-                f"fill of {row['symbol']} on {row['ts_event']:%Y-%m-%d} {words}: order {row['order']}, "
-                f"price {row['price']}, recorded {row['recorded']}, decided {row['decided']}"
-            )
-
-# %% ../../nbs/backtest/08_auditor.ipynb #aud14
-def recomputed(
-    result: Result,
-    bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
-) -> pl.DataFrame:  # ts_known, position_value, cash, equity: from fills and closes alone
-    """Rebuild the account from what was traded and what the prices were."""
-    checked = float_bars(bars)
-    sessions = checked.select(pl.col("ts_known").unique().sort())
-    paid = pl.col("quantity") * pl.col("price") + pl.col("commission") + pl.col("spread")
-    trades = _priced(result, checked).select("symbol", "quantity", paid=paid, ts_known="ts_session")
-    everywhere = sessions.join(result.fills.select(pl.col("symbol").unique().sort()), how="cross")
-    held = (
-        everywhere.join(checked.select("ts_known", "symbol", "close"), on=["ts_known", "symbol"], how="left")
-        .join(trades, on=["ts_known", "symbol"], how="left")
-        .sort("symbol", "ts_known")
-        .with_columns(
-            mark=pl.col("close").forward_fill().over("symbol"),
-            units=pl.col("quantity").fill_null(0.0).cum_sum().over("symbol"),
-            paid=pl.col("paid").fill_null(0.0),
-        )
-        .with_columns(value=(pl.col("units") * pl.col("mark")).fill_null(0.0))
-    )
-    days = pl.col("ts_known").diff().dt.total_nanoseconds() / 86_400e9
-    loan = -pl.col("value").shift(1).clip(upper_bound=0.0) * days * (result.costs.borrow_rate / 360)
-    booked = held.with_columns(loan=loan.over("symbol", order_by="ts_known").fill_null(0.0))
-    daily = (
-        booked.group_by("ts_known", maintain_order=True)
-        .agg(pl.col("value", "paid", "loan").sum())
-        .sort("ts_known")
-    )
-    account = sessions.join(daily, on="ts_known", how="left", maintain_order="left").fill_null(0.0)
-    cash = result.capital - (pl.col("paid") + pl.col("loan")).cum_sum()
-    return account.select("ts_known", position_value="value", cash=cash, equity=cash + pl.col("value"))
+__all__ = ['Audit', 'audit', 'StaleFills', 'stale_fill_share', 'require_tradable']
 
 # %% ../../nbs/backtest/08_auditor.ipynb #aud15
 @dataclass(frozen=True)
@@ -100,6 +28,28 @@ class Audit:
     largest_gap: float  # of equity, in units of capital
 
 
+def _check_sums(result: Result, tolerance: float) -> None:
+    """Refuse books whose parts do not add up to their wholes."""
+    if result.charges.is_empty() and result.exposure.is_empty():
+        return
+    kinds = pl.sum_horizontal("commission", "spread", "slippage", "impact", "borrow")
+    told = result.equity.select("ts_known", "costs").join(
+        result.charges.select("ts_known", parts=kinds), on="ts_known", how="left"
+    )
+    held = result.positions.group_by("ts_known").agg(
+        gross=pl.col("value").abs().sum(), net=pl.col("value").sum()
+    )
+    shown = result.exposure.join(held, on="ts_known", how="left", suffix="_held").fill_null(0.0)
+    gaps = {
+        "costs by kind": (told["costs"] - told["parts"].fill_null(0.0)).abs().max(),
+        "gross exposure": (shown["gross"] * result.capital - shown["gross_held"]).abs().max(),
+        "net exposure": (shown["net"] * result.capital - shown["net_held"]).abs().max(),
+    }
+    for name, gap in gaps.items():
+        if float(gap or 0.0) > tolerance * result.capital:  # type: ignore[arg-type]
+            raise IntegrityError(f"{name} do not add up: {gap} apart")
+
+
 def audit(
     result: Result,
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
@@ -107,16 +57,23 @@ def audit(
     tolerance: float = 1e-9,  # of equity, in units of capital
 ) -> Audit:  # raises IntegrityError naming the first fill or session that does not hold
     """Check that every fill could have happened so, and that the equity follows from the fills."""
-    _check_fills(_priced(result, float_bars(bars)), result)
+    inspect(result, bars)
     again = recomputed(result, bars)
     if not again["ts_known"].equals(result.equity["ts_known"]):
         raise IntegrityError(f"equity has {result.equity.height} sessions, the bars have {again.height}")
-    net = result.capital * (1.0 + result.equity["net"].cum_sum())
+    past = result.past
+    began = (
+        result.capital
+        if past is None
+        else float(past.money.sum() + past.own[:, [HELD, MARK, MULT]].prod(axis=1).sum())
+    )
+    net = began + result.capital * result.equity["net"].cum_sum()
     for name, theirs in (("equity", result.equity["equity"]), ("net", net)):
         gap = (again["equity"] - theirs).abs() / result.capital
         if (first := (gap.is_nan() | (gap > tolerance)).arg_true()).len():
             when, ours, got = again["ts_known"][first[0]], again["equity"][first[0]], theirs[first[0]]
             raise IntegrityError(f"{name} at {when:%Y-%m-%d} is {got:.2f}, fills and prices give {ours:.2f}")
+    _check_sums(result, tolerance)
     worst = (again["equity"] - result.equity["equity"]).abs().max()
     return Audit(result.fills.height, again.height, float(worst or 0.0) / result.capital)  # type: ignore[arg-type]
 
@@ -142,7 +99,7 @@ def stale_fill_share(
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
 ) -> StaleFills:
     """Count the fills made at an open equal to the symbol's previous close."""
-    checked = float_bars(bars)
+    checked = checked_bars(result, bars)
     before = pl.col("close").shift(1).over("symbol", order_by="ts_event")
     stale = checked.filter(pl.col("open") == before).select("ts_event", "symbol", "close")
     total = result.fills.height

@@ -19,6 +19,13 @@ class Costs:
     bps: float = 1.0  # commission, basis points of notional, each side
     half_spread_bps: float = 0.5  # half of bid-ask, basis points of notional, each side
     borrow_rate: float = 0.0  # a year, on the market value of shorts, actual/360
+    per_unit: float = 0.0  # commission, money per share or contract
+    minimum: float = 0.0  # least commission, money per order however many fills it takes
+    spread_ticks: float = 0.0  # half of bid-ask in ticks of the contract, each side; added to half_spread_bps
+    slippage_bps: float = 0.0  # basis points of notional, each side
+    volume_share: float = 0.0  # slippage = volume_share × (quantity / volume)² of notional
+    impact: float = 0.0  # impact = coefficient × σ of a bar × √(quantity / volume) of notional
+    interest_rate: float = 0.0  # a year, earned on positive and paid on negative cash, actual/360
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -28,8 +35,13 @@ class Costs:
 
     @property
     def one_way(self) -> float:
-        """Commission and half spread of one trade, as a fraction of its notional."""
-        return (self.bps + self.half_spread_bps) / 1e4
+        """What one trade costs in proportion to its notional: commission, half spread, slippage."""
+        return (self.bps + self.half_spread_bps + self.slippage_bps) / 1e4
+
+    @property
+    def by_volume(self) -> bool:
+        """Whether a cost depends on the share of volume, so that a bar without volume cannot be traded."""
+        return self.volume_share > 0 or self.impact > 0
 
     @property
     def round_trip(self) -> float:

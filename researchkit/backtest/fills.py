@@ -5,26 +5,44 @@
 # %% ../../nbs/backtest/04_fills.ipynb #fil04
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from .. import frames
 from .costs import Costs
-from .grid import Grid, float_bars, grid, place
-from ..errors import not_found
+from .market import Market
+from .rules import Rules
+from .state import State, beginning
 
 # %% auto #0
-__all__ = ['Fill', 'Result', 'simulate']
+__all__ = ['Fill', 'Exits', 'Result', 'simulate']
 
 # %% ../../nbs/backtest/04_fills.ipynb #fil08
-Fill = Literal["next_close", "next_open"]
+Fill = Literal["next_close", "next_open", "quotes"]
 
 
+@dataclass(frozen=True, repr=False)
+class Exits:
+    """How exits were decided."""
+
+    touched: int = 0  # bars in which a stop or a target was reached
+    both: int = 0  # that went through both
+    resolved: int = 0  # of those, settled by finer bars; the others count as stops
+
+    @property
+    def share(self) -> float:
+        """Exits that were stops by rule and not by observation, as a share of all; 0 without exits."""
+        return (self.both - self.resolved) / self.touched if self.touched else 0.0
+
+    def __repr__(self) -> str:
+        words = f"{self.touched:,} bars reached an exit, {self.both:,} went through stop and target"
+        return f"{words}, {self.resolved:,} settled by finer bars; {self.share:.1%} are stops by rule"
+
+# %% ../../nbs/backtest/04_fills.ipynb #fil08b
 @dataclass(frozen=True, repr=False)
 class Result:
     """A backtest: what was ordered, what was traded, and what came of it."""
@@ -32,11 +50,20 @@ class Result:
     label: str  # the strategy's name, "" when it has none
     orders: pl.DataFrame  # order, ts_known, symbol, target, quantity, ts_event (null: never filled)
     fills: pl.DataFrame  # FILLS
-    positions: pl.DataFrame  # ts_known, symbol, quantity, price, value; no row, no position
+    positions: pl.DataFrame  # ts_known, symbol, quantity, price (the mark), value; no row, no position
     equity: pl.DataFrame  # EQUITY, one row per session
     costs: Costs
     fill: Fill
     capital: float
+    exposure: pl.DataFrame = field(default_factory=pl.DataFrame)  # ts_known, gross, net; units of capital
+    charges: pl.DataFrame = field(
+        default_factory=pl.DataFrame
+    )  # ts_known, costs and income by kind; no row, no charge
+    exits: Exits = field(default_factory=Exits)
+    rules: Rules = field(default_factory=Rules)
+    market: Market = field(default_factory=Market)
+    state: State | None = None  # hand it to the next run
+    past: State | None = None  # what this run began with; None: nothing
 
     @property
     def turnover(self) -> float:
@@ -47,123 +74,35 @@ class Result:
         from researchkit.backtest.metrics import summary
 
         head = f"{self.label or 'backtest'} · {self.fill.replace('_', ' ')} · {self.fills.height:,} fills"
-        return f"{head}\n{summary(self.equity)!r}"
+        tail = f"\n{self.exits!r}" if self.exits.touched else ""
+        return f"{head}\n{summary(self.equity)!r}{tail}"
 
-# %% ../../nbs/backtest/04_fills.ipynb #fil11
-def _changes(
-    signals: pl.DataFrame,  # SIGNALS
-    symbols: list[str],  # those that have bars
-) -> pl.DataFrame:  # the rows of signals that change a target, sorted by key
-    """Check signals at the door and keep the changes of target."""
-    checked = frames.check(signals, frames.SIGNALS)
-    if unknown := sorted(set(checked["symbol"].unique()) - set(symbols)):
-        raise not_found("symbol", unknown[0], symbols)
-    if (bad := checked.filter(~pl.col("target").is_finite())).height:
-        when, symbol, target = bad.row(0)
-        raise ValueError(f"signals: target must be finite, got {target} for {symbol} at {when:%Y-%m-%d}")
-    before = pl.col("target").shift(1, fill_value=0.0).over("symbol", order_by="ts_known")
-    return checked.filter(pl.col("target") != before)
-
-# %% ../../nbs/backtest/04_fills.ipynb #fil12
-def _orders(
-    bars: pl.DataFrame,  # checked BARS
-    changes: pl.DataFrame,  # from `_changes`
-    capital: float,
-) -> pl.DataFrame:  # order, ts_known, symbol, target, quantity, ts_event (null: superseded, or no bar came)
-    """Size every change of target on the last known close and find the bar in which it trades."""
-    available = pl.max_horizontal("ts_known", "ts_published")
-    known = bars.select("symbol", "close", available=available).sort("available")
-    ahead = bars.select("symbol", "ts_event").sort("ts_event")
-    timed = changes.sort("ts_known", "symbol").join_asof(
-        known, left_on="ts_known", right_on="available", by="symbol", check_sortedness=False
-    )
-    if (early := timed.filter(pl.col("close").is_null())).height:
-        when, symbol = early.select("ts_known", "symbol").row(0)
-        raise ValueError(f"signals: {symbol} at {when:%Y-%m-%d} comes before its first known close")
-    timed = timed.join_asof(
-        ahead, left_on="ts_known", right_on="ts_event", by="symbol", strategy="forward",
-        coalesce=False, check_sortedness=False,
-    )  # fmt: skip
-    last = pl.col("ts_known") == pl.col("ts_known").max().over("symbol", "ts_event")
-    return timed.with_row_index("order", offset=1).select(
-        pl.col("order").cast(pl.Int64),
-        "ts_known",
-        "symbol",
-        "target",
-        quantity=pl.col("target") * capital / pl.col("close"),
-        ts_event=pl.when(last).then("ts_event"),
-    )
-
-# %% ../../nbs/backtest/04_fills.ipynb #fil15
-def _reason() -> pl.Expr:
-    """Say in one word what a fill did to the position, from `before` and `after`."""
-    before, after = pl.col("before"), pl.col("after")
-    return (
-        pl.when(before == 0.0).then(pl.lit("enter"))
-        .when(after == 0.0).then(pl.lit("exit"))
-        .when(before.sign() != after.sign()).then(pl.lit("reverse"))
-        .when(after.abs() > before.abs()).then(pl.lit("add"))
-        .otherwise(pl.lit("reduce"))
-    )  # fmt: skip
+# %% ../../nbs/backtest/04_fills.ipynb #fil18c
+def _terms(fill: str, capital: float, rules: Rules, state: State | None) -> None:
+    """Refuse what cannot be traded."""
+    if fill not in get_args(Fill):
+        raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, got '{fill}'")
+    if not (isfinite(capital) and capital > 0):
+        raise ValueError(f"capital must be a positive amount of money, got {capital}")
+    if state is not None and state.capital != capital:
+        raise ValueError(f"capital must be the state's {state.capital}, got {capital}")
+    if fill == "quotes" and rules.participation is not None:
+        raise ValueError(
+            "participation is a share of a bar's volume: it needs fills in bars, not against quotes"
+        )
 
 
-def _fills(
-    orders: pl.DataFrame,  # the filled ones, with `ts_session`
-    cells: pl.DataFrame,  # ts_session, symbol, traded, after, price, accrued where something was traded
-    costs: Costs,
-) -> pl.DataFrame:  # FILLS
-    """Write down each trade with its price and its costs."""
-    notional = pl.col("traded").abs() * pl.col("price")
-    rows = orders.drop("quantity").join(cells, on=["ts_session", "symbol"])
-    rows = rows.with_columns(before=pl.col("after") - pl.col("traded"))
-    return rows.select(
-        "ts_event", "symbol", "order", "price",
-        quantity=pl.col("traded"),
-        commission=notional * (costs.bps / 1e4),
-        spread=notional * (costs.half_spread_bps / 1e4),
-        slippage=pl.lit(0.0), impact=pl.lit(0.0),
-        borrow=pl.col("accrued"),
-        reason=_reason(),
-    ).pipe(frames.conform, frames.FILLS)  # fmt: skip
-
-# %% ../../nbs/backtest/04_fills.ipynb #fil17
-def _cells(
-    g: Grid,
-    where: NDArray[np.bool_],  # shape (r, s), the cells to keep
-    **arrays: NDArray[np.float64],  # shape (r, s) each
-) -> pl.DataFrame:  # ts_session, symbol and one column per array, session by session
-    """Turn chosen cells of the grid back into rows."""
-    row, col = np.nonzero(where)
-    return pl.DataFrame(
-        {"ts_session": g.sessions.gather(row), "symbol": pl.Series(g.symbols, dtype=pl.String).gather(col)}
-        | {name: values[row, col] for name, values in arrays.items()}
-    )
-
-
-def _equity(
-    g: Grid,
-    book: NDArray[np.float64],  # cash, value, profit, notional, cost by session, shape (r, 5)
-    capital: float,
-) -> pl.DataFrame:  # EQUITY
-    """Write down each session: what is held, what was earned, what it cost."""
-    cash, value, profit, notional, cost = (np.ascontiguousarray(c) for c in book.T)
-    columns = {
-        "ts_known": g.sessions,
-        "cash": cash, "position_value": value, "equity": cash + value,
-        "gross": profit / capital, "net": (profit - cost) / capital,
-        "turnover": notional / capital, "costs": cost,
-    }  # fmt: skip
-    return frames.check(pl.DataFrame(columns), frames.EQUITY)
-
-# %% ../../nbs/backtest/04_fills.ipynb #fil17b
-def _positions(
-    g: Grid,
-    quantity: NDArray[np.float64],  # held at the end of each session, shape (r, s)
-) -> pl.DataFrame:  # ts_known, symbol, quantity, price (the mark: the last close), value
-    """Write down what was held at each session's end and at what mark."""
-    mark = pl.DataFrame(g.close, schema=g.symbols).fill_nan(None).fill_null(strategy="forward").to_numpy()
-    rows = _cells(g, quantity != 0.0, quantity=quantity, price=mark)
-    return rows.rename({"ts_session": "ts_known"}).with_columns(value=pl.col("quantity") * pl.col("price"))
+def _sized(quantity: NDArray[np.float64], found: tuple[NDArray[Any], ...], symbols: list[str]) -> None:
+    """Refuse a run in which a decision could not be sized."""
+    if (bad := np.flatnonzero(~np.isfinite(quantity))).size:
+        when = np.datetime64(int(found[0][bad[0]]), "ns").astype("datetime64[D]")
+        symbol = symbols[found[1][bad[0]]]
+        words = (
+            "is sized on a price of zero"
+            if np.isinf(quantity[bad[0]])
+            else "comes before its first known close"
+        )
+        raise ValueError(f"signals: {symbol} at {when} {words}")
 
 # %% ../../nbs/backtest/04_fills.ipynb #fil19
 def simulate(
@@ -174,32 +113,57 @@ def simulate(
     fill: Fill = "next_close",  # look-ahead: an open is honest only where somebody traded at it
     capital: float = 1_000_000.0,  # money; the same in every session
     label: str = "",  # the strategy's name
+    rules: Rules | None = None,  # exits, lots, volume limits; None: none of them
+    market: Market | None = None,  # actions, settlements, quotes, finer bars, contracts; None: none of them
+    state: State | None = None,  # what an earlier run left behind
 ) -> Result:  # raises NotFound for a symbol without bars, SchemaError or ValueError for a bad frame
     """Trade `signals` on `bars` and keep the books."""
-    from researchkit.backtest.kernels import simulate_2d_nb
+    from researchkit.backtest import assembly, books
+    from researchkit.backtest.bar import Bars
+    from researchkit.backtest.decisions import known_closes
+    from researchkit.backtest.market import contracts_of, quoted
+    from researchkit.backtest.rows import rows
+    from researchkit.backtest.state import spread_out
+    from researchkit.backtest.trade import MULT, TICK, UNFUNDED
+    from researchkit.backtest.walk import walk_nb
 
-    if fill not in get_args(Fill):
-        raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, got '{fill}'")
-    if not (isfinite(capital) and capital > 0):
-        raise ValueError(f"capital must be a positive amount of money, got {capital}")
-    checked = float_bars(bars)
-    g = grid(checked)
-    orders = _orders(checked, _changes(signals, g.symbols), capital)
-    session = checked.select("ts_event", "symbol", ts_session="ts_known")
-    filled = orders.filter(pl.col("ts_event").is_not_null()).join(session, on=["ts_event", "symbol"])
-    arriving = filled.select("symbol", "quantity", ts_known="ts_session")
-    wanted = place(arriving, "quantity", sessions=g.sessions, symbols=g.symbols)
-    price = g.close if fill == "next_close" else g.open
-    terms = (float(capital), costs.one_way, costs.borrow_rate)
-    quantity, traded, accrued, book = simulate_2d_nb(g.close, price, wanted, g.days(), terms)
-    trades = _cells(g, traded != 0.0, traded=traded, after=quantity, price=price, accrued=accrued)
+    rules, market = rules or Rules(), market or Market()
+    _terms(fill, capital, rules, state)
+    before = beginning(float(capital)) if state is None else state
+    seen_bars = rows(bars, signed=market.futures, known=before.symbols)
+    if seen_bars.known[0] <= before.clock:
+        raise ValueError("bars: they must begin after the last session of the state")
+    own, seen, targets = spread_out(before, seen_bars.symbols)
+    own[:, MULT], own[:, TICK], seen[:, UNFUNDED] = contracts_of(market.contracts, seen_bars.symbols)
+    found = assembly.decided(signals, seen_bars.symbols, before, targets)
+    names = pl.Series("symbol", seen_bars.symbols, dtype=pl.String)
+    long = assembly.wanted(costs, rules, market, fill)
+    closes = assembly.late_closes(seen_bars, before, always=fill == "quotes")
+    asked = books.keyed(found[0], found[1], names)
+    quotes = quoted(market.quotes, asked) if fill == "quotes" else None
+    known = None if closes is None else known_closes(asked, closes)
+    of = assembly.queue_up(found, len(seen_bars.symbols), seen, None if quotes is None else quotes[0], known)
+    extra = assembly.extra_of(seen_bars, asked, quotes, (costs, rules, market), before) if long else None
+    columns = Bars(seen_bars.event, seen_bars.known, seen_bars.open, seen_bars.close, seen_bars.symbol)
+    money, clock = before.money.copy(), np.array([before.clock])
+    terms = assembly.terms_of(costs, rules, fill, capital)
+    written, counts = walk_nb(columns, seen_bars.sessions, of, terms, own, seen, money, clock, extra)
+    _sized(of.quantity, found, seen_bars.symbols)
+    walked = (own, seen, targets, money, int(clock[0]))
     return Result(
         label=label,
-        orders=orders,
-        fills=_fills(filled, trades, costs),
-        positions=_positions(g, quantity),
-        equity=_equity(g, book, capital),
+        orders=books.orders(of, found[1], written, names),
+        fills=books.fills(written, names),
+        positions=books.positions(written, names),
+        equity=books.equity(written),
         costs=costs,
         fill=fill,
         capital=float(capital),
+        exposure=books.exposure(written),
+        charges=books.charges(written),
+        exits=Exits(*(int(n) for n in counts[:3])),
+        rules=rules,
+        market=market,
+        state=assembly.left_behind(seen_bars, of, before, walked, extra, closes),
+        past=state,
     )
