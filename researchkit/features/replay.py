@@ -17,7 +17,8 @@ from .. import frames
 from ..errors import LookAheadError, SchemaError
 
 # %% auto #0
-__all__ = ['Compute', 'KINDS', 'NOT_TESTED', 'ReplayReport', 'replay']
+__all__ = ['Compute', 'KINDS', 'NOT_TESTED', 'ReplayReport', 'Difference', 'first_difference', 'show', 'Leak', 'find_leak',
+           'replay']
 
 # %% ../../nbs/features/03_replay.ipynb #rp07
 Compute = Callable[[pl.DataFrame], pl.DataFrame]  # bars in, any frame out
@@ -96,7 +97,7 @@ def _ordered(table: pl.DataFrame, key: Sequence[str], name: str) -> pl.DataFrame
     if (wrong := (step.to_series() <= 0).arg_true()).len():
         row = table.select(key).row(wrong[0])
         raise SchemaError(
-            f"{name}: its rows must be sorted by {tuple(key)} and unique, broken at {_show(row)}"
+            f"{name}: its rows must be sorted by {tuple(key)} and unique, broken at {show(row)}"
         )
     return table
 
@@ -110,13 +111,13 @@ def _known_by(table: pl.DataFrame, cut: datetime | None, key: Sequence[str]) -> 
 
 # %% ../../nbs/features/03_replay.ipynb #rp17
 @dataclass(frozen=True)
-class _Leak:
-    """The first value that differs."""
+class Difference:
+    """The first value in which two frames differ."""
 
     at: tuple[object, ...]  # its key
-    column: str
-    with_future: object
-    without: object
+    column: str  # "row": there in one frame, absent from the other
+    first: object  # in the first frame; null as None
+    second: object  # in the second
 
 
 def _differs(column: str, kind: pl.DataType, tolerance: float) -> pl.Expr:
@@ -128,14 +129,20 @@ def _differs(column: str, kind: pl.DataType, tolerance: float) -> pl.Expr:
     return unequal
 
 
-def _compare(full: pl.DataFrame, past: pl.DataFrame, key: Sequence[str], tolerance: float) -> _Leak | None:
+def first_difference(
+    first: pl.DataFrame,  # sorted by key and unique in it
+    second: pl.DataFrame,  # the same columns
+    *,
+    key: Sequence[str] = ("ts_known", "symbol"),
+    tolerance: float = 0.0,  # largest absolute difference that is none
+) -> Difference | None:  # None: equal to the bit, or to the tolerance
     """Find the earliest row, and in it the first column, that differs."""
-    values = [c for c in full.columns if c not in key]
-    both = full.with_columns(_here=True).join(
-        past.with_columns(_there=True), on=list(key), how="full", coalesce=True, suffix="_past"
+    values = [c for c in first.columns if c not in key]
+    both = first.with_columns(_here=True).join(
+        second.with_columns(_there=True), on=list(key), how="full", coalesce=True, suffix="_past"
     )
     present = pl.col("_here").ne_missing(pl.col("_there")).alias("row")
-    marks = [_differs(c, full.schema[c], tolerance).alias(c) for c in values]
+    marks = [_differs(c, first.schema[c], tolerance).alias(c) for c in values]
     found = both.sort(key).select(pl.struct(present, *marks).alias("marks"), pl.all())
     found = found.filter(pl.any_horizontal(pl.col("marks").struct.field("*"))).head(1)
     if not found.height:
@@ -144,11 +151,14 @@ def _compare(full: pl.DataFrame, past: pl.DataFrame, key: Sequence[str], toleran
     at = tuple(row[k] for k in key)
     column = next(c for c, differs in row["marks"].items() if differs)
     if column == "row":
-        return _Leak(at, "row", "there" if row["_here"] else "absent", "there" if row["_there"] else "absent")
-    return _Leak(at, column, row[column], row[f"{column}_past"])
+        words = ["there" if row[side] else "absent" for side in ("_here", "_there")]
+        return Difference(at, "row", words[0], words[1])
+    return Difference(at, column, row[column], row[f"{column}_past"])
 
 # %% ../../nbs/features/03_replay.ipynb #rp19
-def _show(values: Sequence[object]) -> str:
+def show(
+    values: Sequence[object],  # a key
+) -> str:
     """Write a key for people: dates without an empty clock."""
     words = []
     for v in values:
@@ -157,18 +167,26 @@ def _show(values: Sequence[object]) -> str:
     return " ".join(words)
 
 
-def _sentence(name: str, leak: _Leak, cut: datetime | None, kind: str) -> str:
-    """Say what leaked."""
-    what = "the row" if leak.column == "row" else f"column '{leak.column}'"
-    with_, without = ("null" if v is None else v for v in (leak.with_future, leak.without))
-    if cut is None:
-        return (
-            f"{name}: {what} at {_show(leak.at)}: {with_} at first, {without} again ({kind} on the same bars)"
-        )
-    short = kind == "truncation"
-    first = f"{with_} with the {'' if short else 'true '}future"
-    second = f"{without} {'without it' if short else 'with a false one'}"
-    return f"{name}: {what} at {_show(leak.at)}: {first}, {second} (cut {_show((cut,))}, {kind})"
+@dataclass(frozen=True)
+class Leak:
+    """A value that is another when the future is another."""
+
+    name: str  # the function that was replayed
+    kind: str  # of `KINDS`
+    cut: datetime | None  # None: it did not even repeat itself
+    difference: Difference  # first: with the true future; second: without it, or with a false one
+
+    def __str__(self) -> str:
+        d = self.difference
+        what = "the row" if d.column == "row" else f"column '{d.column}'"
+        with_, without = ("null" if v is None else v for v in (d.first, d.second))
+        where = f"{self.name}: {what} at {show(d.at)}"
+        if self.cut is None:
+            return f"{where}: {with_} at first, {without} again ({self.kind} on the same bars)"
+        short = self.kind == "truncation"
+        first = f"{with_} with the {'' if short else 'true '}future"
+        second = f"{without} {'without it' if short else 'with a false one'}"
+        return f"{where}: {first}, {second} (cut {show((self.cut,))}, {self.kind})"
 
 # %% ../../nbs/features/03_replay.ipynb #rp22
 def _futures(
@@ -181,6 +199,36 @@ def _futures(
         yield "perturbed future", cut, _perturbed(bars, cut, np.random.default_rng([seed, number]))
 
 
+def find_leak(
+    compute: Compute,  # must not change its argument
+    bars: pl.DataFrame,  # BARS with Float64 prices
+    *,
+    cuts: Sequence[datetime] | int = 5,  # instants to cut at, or how many to draw
+    seed: int = 0,  # of the cuts drawn and of the false futures
+    key: Sequence[str] = ("ts_known", "symbol"),  # of the output; the first says when a row was known
+    tolerance: float = 0.0,  # largest absolute difference that is no leak
+    name: str | None = None,  # how messages call the function; by default its own name
+) -> Leak | ReplayReport:  # SchemaError or ValueError for bad input
+    """Recompute on short and on false histories; give the first value that changes, or what was compared."""
+    bars = frames.check(bars, frames.BARS)
+    title = name or str(getattr(compute, "__name__", type(compute).__name__))
+    times = _cut_times(bars, cuts, np.random.default_rng(seed))
+    full = _ordered(compute(bars), key, title)
+    cells = 0
+    for kind, cut, history in _futures(bars, times, seed):
+        try:
+            again = _ordered(compute(history), key, title)
+        except Exception as e:
+            e.add_note(f"while replaying {title}: {kind}" + (f", cut {show((cut,))}" if cut else ""))
+            raise
+        kept = _known_by(full, cut, key)
+        found = first_difference(kept, _known_by(again, cut, key), key=key, tolerance=tolerance)
+        if found is not None:
+            return Leak(title, kind, cut, found)
+        cells += sum(kept[c].count() for c in kept.columns if c not in key)
+    return ReplayReport(title, full.height, cells, tuple(times))
+
+# %% ../../nbs/features/03_replay.ipynb #rp56
 def replay(
     compute: Compute,  # must not change its argument
     bars: pl.DataFrame,  # BARS with Float64 prices
@@ -192,19 +240,7 @@ def replay(
     name: str | None = None,  # how messages call the function; by default its own name
 ) -> ReplayReport:
     """Recompute on short and on false histories. LookAheadError names the first value that changes."""
-    bars = frames.check(bars, frames.BARS)
-    title = name or str(getattr(compute, "__name__", type(compute).__name__))
-    times = _cut_times(bars, cuts, np.random.default_rng(seed))
-    full = _ordered(compute(bars), key, title)
-    cells = 0
-    for kind, cut, history in _futures(bars, times, seed):
-        try:
-            again = _ordered(compute(history), key, title)
-        except Exception as e:
-            e.add_note(f"while replaying {title}: {kind}" + (f", cut {_show((cut,))}" if cut else ""))
-            raise
-        kept = _known_by(full, cut, key)
-        if leak := _compare(kept, _known_by(again, cut, key), key, tolerance):
-            raise LookAheadError(_sentence(title, leak, cut, kind))
-        cells += sum(kept[c].count() for c in kept.columns if c not in key)
-    return ReplayReport(title, full.height, cells, tuple(times))
+    found = find_leak(compute, bars, cuts=cuts, seed=seed, key=key, tolerance=tolerance, name=name)
+    if isinstance(found, Leak):
+        raise LookAheadError(str(found))
+    return found
