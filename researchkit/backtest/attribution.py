@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
-from numba import njit
 from numpy.typing import NDArray
 
 from .fills import Result
@@ -18,9 +17,10 @@ from .grid import float_bars
 from .trades import multipliers, with_multiplier
 
 # %% auto #0
-__all__ = ['CAUSES', 'Key', 'causes_1d_nb', 'in_cents', 'Attribution', 'attribute']
+__all__ = ['CAUSES', 'Key', 'in_cents', 'Attribution', 'attribute']
 
 # %% ../../nbs/backtest/33_attribution.ipynb #atr07
+CAUSES = ("entry", "exit", "size", "price", "cost", "other")  # the first four as `causes` numbers them
 _TRADING = ("commission", "spread", "slippage", "impact")
 
 
@@ -58,37 +58,6 @@ def _cells(result: Result, bars: pl.DataFrame, sessions: pl.DataFrame) -> pl.Dat
     rows = held.join(before, on=on, how="full", coalesce=True)
     rows = rows.join(_traded(result, bars, sessions), on=on, how="full", coalesce=True)
     return rows.with_columns(pl.exclude("i", "symbol", "price").fill_null(0.0))
-
-# %% ../../nbs/backtest/33_attribution.ipynb #atr09
-CAUSES = ("entry", "exit", "size", "price", "cost", "other")
-_ENTRY, _EXIT, _SIZE, _PRICE = range(4)
-
-
-@njit(cache=True)  # type: ignore[misc]
-def causes_1d_nb(
-    symbol: NDArray[np.int64],  # (n,), segments sorted by symbol, then time
-    a: NDArray[np.float64],  # (n,), held by the challenger in each segment
-    b: NDArray[np.float64],  # (n,), held by the baseline
-) -> NDArray[np.int8]:  # (n,), index into CAUSES
-    """Name the cause of each segment's difference, looking backwards only."""
-    out = np.empty(a.size, np.int8)
-    of, side_a, side_b, met_a, met_b = np.int64(-1), 0.0, 0.0, False, False
-    for i in range(a.size):
-        if symbol[i] != of:
-            of, side_a, side_b, met_a, met_b = symbol[i], 0.0, 0.0, False, False
-        one, two = np.sign(a[i]), np.sign(b[i])
-        met_a, met_b = met_a and one == side_a, met_b and two == side_b
-        side_a, side_b = one, two
-        if one != 0.0 and one == two:
-            met_a = met_b = True
-            out[i] = _PRICE if a[i] == b[i] else _SIZE
-        elif one != 0.0 and two == 0.0:
-            out[i] = _EXIT if met_a else _ENTRY
-        elif two != 0.0 and one == 0.0:
-            out[i] = _EXIT if met_b else _ENTRY
-        else:
-            out[i] = _ENTRY
-    return out
 
 # %% ../../nbs/backtest/33_attribution.ipynb #atr13
 def _segments(challenger: pl.DataFrame, baseline: pl.DataFrame, points: dict[str, float]) -> pl.DataFrame:
@@ -224,6 +193,8 @@ def attribute(
     states: pl.DataFrame | None = None,  # ts_known, state, perhaps symbol: a label known from ts_known on
 ) -> Attribution:  # raises ValueError when sessions or capital differ
     """Cut challenger minus baseline into entry, exit, size, price, cost and other, by symbol and session."""
+    from researchkit.backtest.causes import causes_1d_nb
+
     _comparable(challenger, baseline)
     sessions = (
         challenger.equity.select("ts_known").with_row_index("i").with_columns(pl.col("i").cast(pl.Int64))
