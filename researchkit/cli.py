@@ -13,6 +13,7 @@ import typer
 
 from researchkit.commands import (
     access,
+    certificate,
     data,
     instruments,
     keys,
@@ -46,6 +47,7 @@ def _wired(line: typer.Typer) -> typer.Typer:
         workspace.verify,
         workspace.doctor,
         workspace.dashboard,
+        certificate.certificate,
         parity.parity,
     )
     for command in first:
