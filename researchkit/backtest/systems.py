@@ -124,6 +124,8 @@ def _stamped(frame: pl.DataFrame, kind: str, interval: timedelta) -> pl.DataFram
     if found is None:
         raise SchemaError(f"foreign table of {kind}: no column of time, got {frame.columns}")
     at = frame[found]
+    if at.dtype == pl.Null:
+        at = at.cast(pl.Date)
     if at.dtype == pl.String:
         at = _read(at, f"foreign table of {kind}: column '{found}'")
     if at.dtype != pl.Date and not isinstance(at.dtype, pl.Datetime):
@@ -153,6 +155,33 @@ def _read(at: pl.Series, what: str) -> pl.Series:
         ) from e
 
 # %% ../../nbs/backtest/29_systems.ipynb #sys13
+_NUMBERS = (
+    "equity",
+    "pnl",
+    "quantity",
+    "price",
+    "commission",
+    "target",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+)
+
+
+def _numeric(rows: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """Turn what must be numbers into doubles; SchemaError names the first text that is none."""
+    for name in (n for n in _NUMBERS if n in rows.columns and rows.schema[n] in (pl.String, pl.Null)):
+        read = rows[name].cast(pl.String).str.strip_chars().replace("", None)
+        made = read.cast(pl.Float64, strict=False)
+        if (bad := read.filter(made.is_null() & read.is_not_null())).len():
+            raise SchemaError(f"foreign table of {kind}: column '{name}' must be numbers, got '{bad[0]}'")
+        rows = rows.with_columns(made.alias(name))
+    plain = pl.selectors.numeric() - pl.selectors.by_name("order", "volume", require_all=False)
+    return rows.with_columns(plain.cast(pl.Float64))
+
+
 def foreign(
     frame: pl.DataFrame,  # of another system: any names, dates or instants, integers or decimals
     *,
@@ -165,9 +194,7 @@ def foreign(
     named = _renamed(frame)
     kind = kind or _kind(named.columns)
     rows = _stamped(named, kind, interval)
-    rows = rows.with_columns(
-        (pl.selectors.numeric() - pl.selectors.by_name("order", "volume", require_all=False)).cast(pl.Float64)
-    )
+    rows = _numeric(rows, kind)
     if "side" in rows.columns and kind == "fills":
         sells = pl.col("side").cast(pl.String).str.to_lowercase().str.starts_with("s")
         rows = rows.with_columns(
