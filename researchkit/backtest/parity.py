@@ -204,7 +204,8 @@ def compare_level(
     left = tuple(sorted((set(one.columns) ^ set(two.columns)) - set(key)))
     found, both = differences(one, two, key, columns, tolerance=tolerance)
     found = _priced(level, found, one, a.capital if a.capital is not None else b.capital)
-    span = (both[key[0]].min(), both[key[0]].max()) if both.height else None
+    stamps = pl.concat([one[key[0]], two[key[0]]])
+    span = (stamps.min(), stamps.max()) if stamps.len() else None
     state = "differs" if found.height else "identical"
     made = Level(level, state, (one.height, two.height), columns, left, note, span, found)  # type: ignore[arg-type]
     return made if made.first is None else replace(made, around=_around(both, made.first))
