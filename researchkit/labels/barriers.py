@@ -43,8 +43,8 @@ def _first_touch_1d_nb(
     low: NDArray[np.float64],  # lowest tradable price of each bar, shape (bars,)
     entry: NDArray[np.int64],  # bar of each fill, shape (labels,)
     final: NDArray[np.int64],  # last bar of the entry's symbol, shape (labels,)
-    target: NDArray[np.float64],  # price of the upper barrier, shape (labels,)
-    stop: NDArray[np.float64],  # price of the lower barrier, shape (labels,)
+    upper: NDArray[np.float64],  # price of the upper barrier, shape (labels,)
+    lower: NDArray[np.float64],  # price of the lower barrier, shape (labels,)
     horizon: int,  # bars to watch after the fill
 ) -> tuple[NDArray[np.int64], NDArray[np.int8]]:  # the last bar watched, and the code
     """Find the first bar after the fill that touches a barrier."""
@@ -54,7 +54,7 @@ def _first_touch_1d_nb(
         last = min(entry[i] + horizon, final[i])
         exits[i] = last
         for t in range(entry[i] + 1, last + 1):
-            up, down = high[t] >= target[i], low[t] <= stop[i]
+            up, down = high[t] >= upper[i], low[t] <= lower[i]
             if up or down:
                 codes[i] = 3 if (up and down) else (1 if up else 2)
                 exits[i] = t
@@ -112,13 +112,18 @@ def _yardstick(
     decisions: pl.DataFrame,
     vol: str | None,  # column of decisions with the volatility per session
     span: int,
-) -> pl.DataFrame:  # ts_known, symbol, sigma: decisions with a volatility, sorted by key
+    side: str | None = None,  # column of decisions with the direction
+) -> pl.DataFrame:  # ts_known, symbol, side, sigma: decisions with a volatility, sorted by key
     """Give each decision the volatility known when it was taken."""
-    needed = ["ts_known", "symbol", *([vol] if vol else [])]
+    needed = ["ts_known", "symbol", *([vol] if vol else []), *([side] if side else [])]
     for name in needed:
         if name not in decisions.columns:
             raise SchemaError(f"decisions: column '{name}' is missing, got {decisions.columns}")
     keyed = frames.check(decisions.select("ts_known", "symbol"), frames.FEATURES)
+    directions = pl.lit(1.0) if side is None else decisions[side].cast(pl.Float64)
+    keyed = keyed.with_columns(side=directions)
+    if (odd := keyed.filter(pl.col("side").is_null() | (pl.col("side").abs() != 1.0))).height:
+        raise ValueError(f"side must be 1 (long) or -1 (short), got {odd.item(0, 'side')} in column '{side}'")
     known_symbols = bars["symbol"].unique().to_list()
     for symbol in keyed["symbol"].unique().sort().to_list():
         if symbol not in known_symbols:
@@ -146,24 +151,28 @@ def outcomes(
     vol: str | None = None,  # column of decisions, volatility per session; None: `ewma_volatility`
     span: int = 63,  # for `ewma_volatility`
     path: Literal["close", "range"] = "close",  # touch barriers by closes, or by the highs and lows
+    side: str | None = None,  # column of decisions: 1 bought, -1 sold short; None: all are bought
 ) -> pl.DataFrame:  # a row a settled decision, sorted by key: see the table below
     """Follow every decision to its target, its stop or its end. ValueError, SchemaError, NotFound."""
     _check_rule(up, down, horizon, path)
     grid = _grid(bars)
-    rows = _enter(grid, _yardstick(bars, decisions, vol, span))
+    rows = _enter(grid, _yardstick(bars, decisions, vol, span, side))
     entry, final = rows["entry"].to_numpy(), rows["final"].to_numpy()
     close = grid.bars["close"].to_numpy()
     high, low = (grid.bars[n if path == "range" else "close"].to_numpy() for n in ("high", "low"))
-    sigma, price = rows["sigma"].to_numpy(), close[entry]
-    target, stop = price * (1 + up * sigma), price * (1 - down * sigma)
-    exits, codes = _first_touch_1d_nb(high, low, entry, final, target, stop, horizon)
+    sigma, way, price = rows["sigma"].to_numpy(), rows["side"].to_numpy(), close[entry]
+    target, stop = price * (1 + way * up * sigma), price * (1 - way * down * sigma)
+    upper, lower = np.maximum(target, stop), np.minimum(target, stop)
+    exits, codes = _first_touch_1d_nb(high, low, entry, final, upper, lower, horizon)
+    codes = np.where((way < 0) & (codes == _UP), _DOWN, np.where((way < 0) & (codes == _DOWN), _UP, codes))
     sold = np.where(codes == _UP, target if path == "range" else close[exits], close[exits])
     if path == "range":
-        gap = np.minimum(stop, grid.bars["open"].to_numpy()[exits])
+        opened = grid.bars["open"].to_numpy()[exits]
+        gap = np.where(way > 0, np.minimum(stop, opened), np.maximum(stop, opened))
         sold = np.where((codes == _DOWN) | (codes == _BOTH), gap, sold)
     table = rows.select("ts_known", "symbol", "sigma").with_columns(
         ts_entry=grid.bars["ts_known"].gather(entry), ts_end=grid.bars["ts_known"].gather(exits),
-        touched=pl.Series(codes), bars=pl.Series(exits - entry), ret=pl.Series(sold / price - 1),
+        touched=pl.Series(codes), bars=pl.Series(exits - entry), ret=pl.Series(way * (sold / price - 1)),
         weight=pl.Series(_weights(entry, exits)),
     )  # fmt: skip
     return _settled(table)
