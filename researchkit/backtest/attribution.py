@@ -172,7 +172,7 @@ def _stated(rows: pl.DataFrame, sessions: pl.DataFrame, states: pl.DataFrame | N
         .drop("row", "began", "at", strict=False)
     )
 
-
+# %% ../../nbs/backtest/33_attribution.ipynb #atr09
 def _comparable(challenger: Result, baseline: Result) -> None:
     """Refuse results whose difference has no meaning."""
     if challenger.capital != baseline.capital:
@@ -227,7 +227,7 @@ def attribute(
         challenger, baseline, _stated(_added(pl.concat([pieces, other])), sessions, states), sessions
     )
 
-
+# %% ../../nbs/backtest/33_attribution.ipynb #atr10
 def _added(pieces: pl.DataFrame) -> pl.DataFrame:
     """Add the pieces of one session, symbol and cause, in a fixed order."""
     rank = pl.col("cause").replace_strict({c: k for k, c in enumerate(CAUSES)}, return_dtype=pl.Int8)

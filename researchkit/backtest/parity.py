@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 # %% auto #0
-__all__ = ['Side', 'Level', 'sentence', 'compare_level', 'Parity', 'first_divergence']
+__all__ = ['Side', 'Level', 'sentence', 'compare_level', 'Parity', 'unseen', 'first_divergence']
 
 # %% ../../nbs/backtest/31_parity.ipynb #par07
 _KEYS = {
@@ -170,7 +170,7 @@ def _priced(level: str, found: pl.DataFrame, a: pl.DataFrame, capital: float | N
     priced = found.with_columns(money=pl.when(pl.col("kind") == "value").then(money))
     return priced.drop("per_price", "per_quantity", strict=False)
 
-
+# %% ../../nbs/backtest/31_parity.ipynb #par31
 def _around(both: pl.DataFrame, first: dict[str, Any], reach: int = 3) -> pl.DataFrame:
     """Cut out the paired rows around a difference, of its symbol if it has one; its column comes first."""
     rows, when = both, both.columns[0]
@@ -211,6 +211,13 @@ def compare_level(
     return made if made.first is None else replace(made, around=_around(both, made.first))
 
 # %% ../../nbs/backtest/31_parity.ipynb #par15
+_TABLE = {
+    "level": pl.String, "state": pl.String, "rows_a": pl.Int64, "rows_b": pl.Int64, "differing": pl.Int64,
+    "when": pl.Datetime("ns", "UTC"), "symbol": pl.String, "column": pl.String, "kind": pl.String,
+    "a": pl.Float64, "b": pl.Float64, "ulps": pl.UInt64, "money": pl.Float64,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, repr=False)
 class Parity:
     """Two systems on seven levels."""
@@ -257,24 +264,18 @@ class Parity:
             mark = "   ← broke first" if level is broke else ""
             if level.state != "not given by either":
                 lines.append(f"{level.name:<11} {sentence(level)}{mark}")
-        behind = self.unseen()
+        behind = unseen(self)
         return "\n".join([*lines, *([behind] if behind else [])])
 
-    def unseen(self) -> str:
-        """Say what could not be looked at behind the level that broke first, "" for nothing."""
-        if self.broke is None:
-            missing = [level.name for level in self.levels if level.state.startswith("not given")]
-            return f"not compared: {', '.join(missing)}" if missing else ""
-        after = self.levels[[level.name for level in self.levels].index(self.broke.name) + 1 :]
-        missing = [level.name for level in after if level.state.startswith("not given")]
-        return f"the cause may lie deeper: {', '.join(missing)} could not be compared" if missing else ""
-
-
-_TABLE = {
-    "level": pl.String, "state": pl.String, "rows_a": pl.Int64, "rows_b": pl.Int64, "differing": pl.Int64,
-    "when": pl.Datetime("ns", "UTC"), "symbol": pl.String, "column": pl.String, "kind": pl.String,
-    "a": pl.Float64, "b": pl.Float64, "ulps": pl.UInt64, "money": pl.Float64,
-}  # fmt: skip
+# %% ../../nbs/backtest/31_parity.ipynb #par33
+def unseen(found: Parity) -> str:
+    """Say what could not be looked at behind the level that broke first, "" for nothing."""
+    missing = [level.name for level in found.levels if level.state.startswith("not given")]
+    if found.broke is None:
+        return f"not compared: {', '.join(missing)}" if missing else ""
+    after = LEVELS[LEVELS.index(found.broke.name) + 1 :]
+    deeper = [name for name in missing if name in after]
+    return f"the cause may lie deeper: {', '.join(deeper)} could not be compared" if deeper else ""
 
 # %% ../../nbs/backtest/31_parity.ipynb #par17
 Side = System | Result | pl.DataFrame

@@ -44,7 +44,7 @@ class System:
         shown = {n: f.height for n, f in vars(self).items() if isinstance(f, pl.DataFrame)}
         return f"{self.label}: " + (", ".join(f"{n} {rows:,}" for n, rows in shown.items()) or "nothing")
 
-
+# %% ../../nbs/backtest/29_systems.ipynb #sys23
 def of_result(
     result: Result,  # of a backtest
     *,
@@ -92,7 +92,7 @@ def _renamed(frame: pl.DataFrame) -> pl.DataFrame:
         raise SchemaError(f"foreign table: columns {both} both mean '{twice[0]}': drop or rename one")
     return frame.rename(ours)
 
-
+# %% ../../nbs/backtest/29_systems.ipynb #sys24
 def _kind(columns: Iterable[str]) -> str:
     """Say what a table is by its columns, or raise a SchemaError that lists them."""
     has = set(columns)
@@ -140,7 +140,7 @@ def _stamped(frame: pl.DataFrame, kind: str, interval: timedelta) -> pl.DataFram
         stamps = stamps + interval
     return frame.drop(found).insert_column(0, stamps.alias(name).cast(INSTANT))
 
-
+# %% ../../nbs/backtest/29_systems.ipynb #sys25
 def _read(at: pl.Series, what: str) -> pl.Series:
     """Read instants written as text; SchemaError for what is no ISO date."""
     first = at.drop_nulls().head(1).to_list()

@@ -77,7 +77,7 @@ def _strategy(ws: Workspace, trial: str, wanted: str | None) -> str:
         raise not_found("strategy", wanted, logged)
     return wanted
 
-
+# %% ../../nbs/operations/21_sides.ipynb #sid20
 def of_run(
     ws: Workspace,
     name: str,  # latest, an id or its beginning, perhaps /STRATEGY

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ..backtest.parity import Level, Parity, sentence
+from ..backtest.parity import Level, Parity, sentence, unseen
 from .cards import written
 from .style import GREEN, GREY, INK, VERMILLION, canvas, dates, dress
 
@@ -105,7 +105,7 @@ def _beside(level: Level) -> str:
         )
     return f'<table style="border-collapse:collapse;margin:4px 0"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
 
-
+# %% ../../nbs/views/07_parity.ipynb #vpa20
 def _block(level: Level, *, open_it: bool) -> str:
     """Show one level as a line that opens."""
     dot = f'<span style="color:{_DOTS.get(level.state, GREY)}">{"●" if level.state in _DOTS else "○"}</span>'
@@ -125,7 +125,7 @@ def _block(level: Level, *, open_it: bool) -> str:
     state = " open" if open_it else ""
     return f'<details{state} style="padding:3px 0"><summary style="cursor:pointer">{head}</summary><div style="margin:4px 0 8px 2.2em">{inner}</div></details>'
 
-
+# %% ../../nbs/views/07_parity.ipynb #vpa22
 def parity_page(
     found: Parity,
 ) -> str:  # HTML, every text escaped, no script
@@ -135,13 +135,13 @@ def parity_page(
     edge = _DOTS["identical" if found.agrees else "differs"]
     blocks = "".join(_block(level, open_it=level is found.broke) for level in found.levels)
     unseen = (
-        f'<div style="opacity:.7;margin-top:4px">{escape(found.unseen())}</div>' if found.unseen() else ""
+        f'<div style="opacity:.7;margin-top:4px">{escape(unseen(found))}</div>' if unseen(found) else ""
     )
     title = f"A is {found.a}, B is {found.b}: {verdict}"
     return (
         f'<div style="border-left:4px solid {edge};padding:4px 12px;margin:4px 0;font-size:13px">'
         f'<div style="font-weight:600;margin-bottom:3px">{escape(title)}</div>'
-        f'<div style="opacity:.65;margin-bottom:4px">{escape(tolerance)}</div>{blocks}{unseen}</div>'
+        f'<div style="opacity:.65;margin-bottom:4px">{escape(tolerance)}</div>{blocks}{below}</div>'
     )
 
 

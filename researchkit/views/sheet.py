@@ -59,7 +59,7 @@ def _account(ax: Axes, equity: pl.DataFrame) -> None:
     percent(ax, 0)
     dates(ax)
 
-
+# %% ../../nbs/views/10_sheet.ipynb #vsh19
 def _water(ax: Axes, equity: pl.DataFrame) -> None:
     """Drawdown, the five deepest numbered."""
     fall = drawdowns.additive_drawdown(equity["net"].to_numpy())
@@ -73,7 +73,7 @@ def _water(ax: Axes, equity: pl.DataFrame) -> None:
     percent(ax, 0)
     dates(ax)
 
-
+# %% ../../nbs/views/10_sheet.ipynb #vsh21
 def _held(ax: Axes, path: pl.DataFrame) -> None:
     """What was held long and short at each session's end."""
     when = path["ts_known"].to_numpy()
@@ -84,7 +84,7 @@ def _held(ax: Axes, path: pl.DataFrame) -> None:
     percent(ax, 0)
     dates(ax)
 
-
+# %% ../../nbs/views/10_sheet.ipynb #vsh23
 def _sessions(ax: Axes, net: Any) -> None:
     """How the sessions were distributed, with value at risk and shortfall."""
     from researchkit.backtest.risk import expected_shortfall, value_at_risk
@@ -209,7 +209,7 @@ def measures_page(
     )
     return f'<div style="font-size:13px">{name}<div style="display:flex;flex-wrap:wrap;gap:14px 28px;align-items:flex-start">{"".join(blocks)}</div></div>'
 
-
+# %% ../../nbs/views/10_sheet.ipynb #vsh25
 class Measures:
     """The table of measures, showing itself in a notebook; `frame` holds it."""
 
