@@ -14,7 +14,6 @@ from .console import JsonOption, WorkspaceOption, opened, say_json
 
 if TYPE_CHECKING:
     from researchkit.backtest.parity import Parity
-    from researchkit.backtest.systems import System
     from researchkit.workspace import Workspace
 
 # %% auto #0

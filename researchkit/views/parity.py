@@ -134,9 +134,7 @@ def parity_page(
     tolerance = f"tolerance {found.tolerance.ulps} ULP or {found.tolerance.absolute:g}"
     edge = _DOTS["identical" if found.agrees else "differs"]
     blocks = "".join(_block(level, open_it=level is found.broke) for level in found.levels)
-    unseen = (
-        f'<div style="opacity:.7;margin-top:4px">{escape(unseen(found))}</div>' if unseen(found) else ""
-    )
+    below = f'<div style="opacity:.7;margin-top:4px">{escape(unseen(found))}</div>' if unseen(found) else ""
     title = f"A is {found.a}, B is {found.b}: {verdict}"
     return (
         f'<div style="border-left:4px solid {edge};padding:4px 12px;margin:4px 0;font-size:13px">'
