@@ -17,8 +17,9 @@ from .longbar import Extra
 from .market import Market, acted, finer_of, marks_of
 from .rows import Rows
 from .rules import Rules, bracketed
+from .slots import DUE, NEVER
 from .state import DUES, WAITING, State, last_closes
-from .trade import DUE, NEVER, Rates
+from .trade import Rates
 from ..frames import INSTANT
 
 # %% auto #0
@@ -75,13 +76,18 @@ def queue_up(
     ],  # from `decided`
     symbols: int,
     seen: NDArray[np.int64],  # (symbols, INTEGERS); DUE is set
+    waiting: pl.DataFrame,  # WAITING: what was inherited, the first of `found`
     when: NDArray[np.int64] | None = None,  # instants of quotes
     closes: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,  # looked up
 ) -> Decisions:
     """Queue decisions by symbol and set each symbol's next one."""
     ts, place, target, number = found
     queue, first = queued_nb(place, symbols)
-    at = ts if when is None else when
+    at = ts if when is None else np.array(when)
+    if closes is not None and waiting.height:
+        for column, inherited in zip(closes, (waiting["close"], waiting["known"]), strict=True):
+            keep = inherited.is_not_null().to_numpy()
+            column[: waiting.height][keep] = inherited.filter(inherited.is_not_null()).to_numpy()
     some = first[1:] > first[:-1]
     seen[:, DUE] = NEVER
     seen[some, DUE] = at[queue[first[:-1][some]]]
@@ -116,15 +122,17 @@ def extra_of(
     old = [(row["ts_event"], place[row["symbol"]], 1, 0.0, row["ts_pay"]) for row in state.dues.to_dicts()]
     late = pl.DataFrame(old, schema=dict(actions.schema), orient="row")
     made = pl.concat([late, actions])
-    events = tuple(made[c].to_physical().to_numpy() for c in ("ts_event", "place", "code", "value", "ts_pay"))
+    events = tuple(
+        np.array(made[c].to_physical().to_numpy()) for c in ("ts_event", "place", "code", "value", "ts_pay")
+    )
     fine, fine_first = finer_of(market.finer, bars.symbols, market.futures)
     none = np.empty(0)
     return Extra(
-        bars.high, bars.low, bars.volume.astype(np.float64), stop, take, held,
-        none if quotes is None else quotes[1], none if quotes is None else quotes[2],
+        bars.high, bars.low, bars.volume.astype(np.float64), np.array(stop), np.array(take), np.array(held),
+        none if quotes is None else np.array(quotes[1]), none if quotes is None else np.array(quotes[2]),
         float(rules.participation or 0.0), rules.remainder == "carry", costs.by_volume, fine, fine_first, events,  # type: ignore[arg-type]
         np.concatenate([state.dues["money"].to_numpy(), np.zeros(actions.height)]),
-        np.argsort(events[4], kind="stable"), tuple(marks_of(market.marks, bars)),  # type: ignore[arg-type]
+        np.argsort(events[4], kind="stable"), tuple(np.array(x) for x in marks_of(market.marks, bars)),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -162,8 +170,12 @@ def left_behind(
     if lost:
         at = np.sort(np.array(lost))
         who = np.repeat(np.arange(len(bars.symbols)), np.diff(of.first))[np.argsort(of.queue)][at]
+        looked = of.closes.size > 0
         waiting = keyed(of.ts[at], who, names).with_columns(
-            target=pl.Series(of.target[at]), order=pl.Series(of.number[at])
+            target=pl.Series(of.target[at]),
+            order=pl.Series(of.number[at]),
+            close=pl.Series(of.closes[at]) if looked else pl.lit(None, pl.Float64),
+            known=pl.Series(of.close_ts[at]) if looked else pl.lit(None, pl.Int64),
         )
     if extra is not None and extra.dues.any():
         open_ = np.flatnonzero(extra.dues)

@@ -12,7 +12,7 @@ import polars as pl
 from .fills import Result
 from .inspection import checked_bars, inspect
 from .recount import recomputed
-from .trade import HELD, MARK, MULT
+from .slots import HELD, MARK, MULT
 from ..errors import IntegrityError, LookAheadError
 
 # %% auto #0

@@ -8,22 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from researchkit.backtest.trade import (
-    CLOSE,
-    DUE,
-    EARLIER,
-    HELD,
-    KNOWN,
-    LATCH,
-    MARK,
-    MULT,
-    NEVER,
-    PROFIT,
-    Rates,
-)  # fmt: skip
+from .loops import loop
+from .slots import CLOSE, DUE, EARLIER, HELD, KNOWN, LATCH, MARK, MULT, NEVER, PROFIT
+from .trade import Rates
 
 # %% auto #0
 __all__ = ['AT_OPEN', 'AT_CLOSE', 'AT_QUOTES', 'Bars', 'Decisions', 'Terms', 'sized_nb', 'asked_nb', 'arrived_nb', 'marked_nb',
@@ -68,14 +57,14 @@ class Terms(NamedTuple):
 AT_OPEN, AT_CLOSE, AT_QUOTES = range(3)
 
 # %% ../../nbs/backtest/15_bar.ipynb #bar10
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def sized_nb(target: float, close: float, mult: float, terms: Terms) -> float:
     """Turn a target into a quantity; NaN or infinite where the close does not allow it."""
     quantity = target * terms.capital / (abs(close) * mult)
     return np.trunc(quantity / terms.lot) * terms.lot if terms.lot > 0.0 else quantity
 
 # %% ../../nbs/backtest/15_bar.ipynb #bar14
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def asked_nb(
     d: int, s: int, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms
 ) -> bool:
@@ -91,7 +80,7 @@ def asked_nb(
     return True
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def arrived_nb(
     s: int,
     now: int,  # ns, the instant at which the bar begins
@@ -112,7 +101,7 @@ def arrived_nb(
     return last
 
 # %% ../../nbs/backtest/15_bar.ipynb #bar18
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def marked_nb(
     s: int,
     close: float,

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .bar import Decisions
-from .trade import F_DECIDED, F_ORDER, F_REASON, F_SYMBOL, F_TS, NEVER, REASONS
+from .slots import F_DECIDED, F_ORDER, F_REASON, F_SYMBOL, F_TS, NEVER, REASONS
 from .walk import Books
 from ..frames import FILLS, INSTANT
 

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from .trade import BOTH, RESOLVED, STOPPED, TAKEN, TOUCHED
+from .loops import loop
+from .slots import BOTH, RESOLVED, STOPPED, TAKEN, TOUCHED
 
 # %% auto #0
 __all__ = ['gapped_nb', 'through_nb', 'first_nb', 'touched_nb']
 
 # %% ../../nbs/backtest/14_brackets.ipynb #brk07
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def gapped_nb(
     side: float,  # the sign of the position
     open_: float,  # first price of the bar
@@ -28,14 +28,14 @@ def gapped_nb(
     return TAKEN if side * open_ > side * take else -1
 
 # %% ../../nbs/backtest/14_brackets.ipynb #brk11
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def through_nb(side: float, high: float, low: float, stop: float, take: float) -> tuple[bool, bool]:
     """Say whether a bar reached the stop, and whether it traded through the target."""
     worst, best = (low, high) if side > 0.0 else (high, low)
     return side * worst <= side * stop, side * best > side * take
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def first_nb(
     side: float,
     stop: float,
@@ -60,7 +60,7 @@ def first_nb(
     return -1
 
 # %% ../../nbs/backtest/14_brackets.ipynb #brk15
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def touched_nb(
     side: float,
     high: float,

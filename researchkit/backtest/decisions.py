@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from numba import njit
 from numpy.typing import NDArray
 
 from .. import frames
+from .loops import loop
 from .rows import Rows, codes, column
 from ..errors import not_found
 
@@ -18,7 +18,7 @@ from ..errors import not_found
 __all__ = ['CLOSES', 'changed_nb', 'queued_nb', 'changes', 'closes_of', 'known_closes']
 
 # %% ../../nbs/backtest/18_decisions.ipynb #dec07
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def changed_nb(
     ts: NDArray[np.int64],
     symbol: NDArray[np.int32],
@@ -41,7 +41,7 @@ def changed_nb(
     return sound, found[:n]
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def queued_nb(
     symbol: NDArray[np.int64],  # (d,), in time
     symbols: int,

@@ -123,8 +123,8 @@ def simulate(
     from researchkit.backtest.decisions import known_closes
     from researchkit.backtest.market import contracts_of, quoted
     from researchkit.backtest.rows import rows
+    from researchkit.backtest.slots import MULT, TICK, UNFUNDED
     from researchkit.backtest.state import spread_out
-    from researchkit.backtest.trade import MULT, TICK, UNFUNDED
     from researchkit.backtest.walk import walk_nb
 
     rules, market = rules or Rules(), market or Market()
@@ -142,7 +142,8 @@ def simulate(
     asked = books.keyed(found[0], found[1], names)
     quotes = quoted(market.quotes, asked) if fill == "quotes" else None
     known = None if closes is None else known_closes(asked, closes)
-    of = assembly.queue_up(found, len(seen_bars.symbols), seen, None if quotes is None else quotes[0], known)
+    when = None if quotes is None else quotes[0]
+    of = assembly.queue_up(found, len(seen_bars.symbols), seen, before.waiting, when, known)
     extra = assembly.extra_of(seen_bars, asked, quotes, (costs, rules, market), before) if long else None
     columns = Bars(seen_bars.event, seen_bars.known, seen_bars.open, seen_bars.close, seen_bars.symbol)
     money, clock = before.money.copy(), np.array([before.clock])

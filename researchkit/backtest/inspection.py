@@ -14,8 +14,8 @@ from .market import SHUMWAY
 from ..errors import IntegrityError
 
 # %% auto #0
-__all__ = ['checked_bars', 'contract_terms', 'priced', 'refuse', 'check_times', 'check_prices', 'levels', 'check_exits',
-           'check_charges', 'check_sizes', 'inspect', 'check_delistings']
+__all__ = ['checked_bars', 'contract_terms', 'priced', 'refuse', 'inherited', 'check_times', 'check_prices', 'levels',
+           'check_exits', 'check_charges', 'check_sizes', 'inspect', 'check_delistings']
 
 # %% ../../nbs/backtest/24_inspection.ipynb #ins07
 def checked_bars(
@@ -84,12 +84,17 @@ def _recorded(fill: str) -> pl.Expr:
     return pl.col("open") if fill == "next_open" else pl.col("close")
 
 
-def check_times(fills: pl.DataFrame) -> None:  # from `priced`, without delistings
+def inherited(result: Result) -> pl.Expr:
+    """Whether a fill belongs to an order of an earlier run."""
+    return pl.col("order").abs() <= (result.past.orders if result.past is not None else 0)
+
+
+def check_times(fills: pl.DataFrame, result: Result) -> None:  # from `priced`, without delistings
     """Refuse fills that belong nowhere or come before their decision."""
     refuse(
         fills,
         {
-            "belongs to no order": pl.col("decided").is_null(),
+            "belongs to no order": pl.col("decided").is_null() & ~inherited(result),
             "has no bar behind it": pl.col("close").is_null(),
             "trades before its decision": pl.col("ts_event") < pl.col("decided"),
         },
@@ -150,13 +155,14 @@ def _splits(result: Result) -> pl.DataFrame:  # symbol, at, ratio
 
 def levels(
     exits: pl.DataFrame,  # from `priced`: fills that are stops or targets
+    fills: pl.DataFrame,  # from `priced`: all
     result: Result,
 ) -> pl.DataFrame:  # with entry, side, level: null where the entry lies in an earlier run
     """Compute again at which price each exit had to wait."""
     rules = result.rules
-    entered = result.fills.filter((pl.col("order") > 0) & pl.col("reason").is_in(["enter", "reverse"]))
+    entered = fills.filter((pl.col("order") > 0) & pl.col("reason").is_in(["enter", "reverse"]))
     first = entered.group_by("order", maintain_order=True).agg(
-        entry=pl.first("price"), side=pl.first("quantity").sign(), since=pl.first("ts_event")
+        entry=pl.first("price"), side=pl.first("quantity").sign(), since=pl.first("ts_session")
     )
     asked = result.orders.filter(pl.col("order") > 0).select("order", "symbol", at="ts_known")
     if rules.brackets is None:
@@ -187,7 +193,7 @@ def levels(
 
 def check_exits(fills: pl.DataFrame, result: Result) -> None:  # from `priced`
     """Refuse stops and targets at another price than theirs."""
-    rows = levels(fills.filter(pl.col("reason").is_in(["stop", "target"])), result)
+    rows = levels(fills.filter(pl.col("reason").is_in(["stop", "target"])), fills, result)
     rows = rows.filter(pl.col("level").is_not_null()).with_columns(recorded="level")
     side, stop = pl.col("side"), pl.col("reason") == "stop"
     near = 1e-12 * pl.col("level").abs()
@@ -256,7 +262,6 @@ def check_charges(
     due = pl.max_horizontal(rated, pl.lit(float(c.minimum))) - pl.col("commission").cum_sum().over(
         "order", "symbol"
     )
-    inherited = pl.col("order").abs() <= (result.past.orders if result.past is not None else 0)
     spread = (
         pl.when("of_quote")
         .then(0.0)
@@ -269,7 +274,7 @@ def check_charges(
     refuse(
         rows,
         {
-            "has the wrong commission": ~inherited & (due.abs() > cent),
+            "has the wrong commission": ~inherited(result) & (due.abs() > cent),
             "has the wrong spread": (pl.col("spread") - spread).abs() > cent,
             "has the wrong slippage": (pl.col("slippage") - slippage).abs() > cent,
         },
@@ -317,7 +322,7 @@ def inspect(
     fills = priced(result, checked)
     gone = fills.filter(pl.col("reason") == "delist")
     fills = fills.filter(pl.col("reason") != "delist")
-    check_times(fills)
+    check_times(fills, result)
     check_prices(fills, result)
     check_exits(fills, result)
     check_charges(fills, result, checked)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from researchkit.backtest.bar import (
@@ -23,7 +22,8 @@ from researchkit.backtest.bar import (
     marked_nb,
 )  # fmt: skip
 from .brackets import gapped_nb, touched_nb
-from researchkit.backtest.trade import (
+from .loops import loop
+from researchkit.backtest.slots import (
     CLOSE,
     DECIDED,
     DUE,
@@ -48,9 +48,8 @@ from researchkit.backtest.trade import (
     W_STOP,
     W_TAKE,
     WANT,
-    How,
-    trade_nb,
 )  # fmt: skip
+from .trade import How, trade_nb
 
 # %% auto #0
 __all__ = ['Extra', 'room_nb', 'armed_nb', 'wait_nb', 'Place', 'work_nb', 'leave_nb', 'quoted_nb', 'varied_nb', 'long_bar_nb']
@@ -84,7 +83,7 @@ class Extra(NamedTuple):
     marks: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # ts_known, symbol, mark
 
 # %% ../../nbs/backtest/16_longbar.ipynb #lng09
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def room_nb(volume: float, x: Extra, lot: float) -> float:
     """Say how many units of this bar may be traded, infinity without a limit."""
     if x.cap > 0.0:
@@ -93,7 +92,7 @@ def room_nb(volume: float, x: Extra, lot: float) -> float:
     return 0.0 if x.by_volume and volume == 0.0 else np.inf
 
 # %% ../../nbs/backtest/16_longbar.ipynb #lng13
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def armed_nb(
     s: int, before: float, price: float, at: int, own: NDArray[np.float64], seen: NDArray[np.int64]
 ) -> None:
@@ -108,7 +107,7 @@ def armed_nb(
         seen[s, LEFT], seen[s, ENTRY], seen[s, SINCE] = seen[s, W_BARS], seen[s, ORDER], at
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def wait_nb(
     d: int, s: int, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, x: Extra
 ) -> None:
@@ -128,7 +127,7 @@ class Place(NamedTuple):
     volume: float  # for costs
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def work_nb(
     price: float, left: float, here: Place, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions,
     x: Extra, terms: Terms, out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -152,7 +151,7 @@ def work_nb(
     return row, left - move
 
 # %% ../../nbs/backtest/16_longbar.ipynb #lng16
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def leave_nb(
     price: float, reason: int, left: float, here: Place, own: NDArray[np.float64], seen: NDArray[np.int64],
     terms: Terms, out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -163,20 +162,21 @@ def leave_nb(
     m[LATCH], m[STOP], m[TAKE], seen[s, LEFT] = side, np.nan, np.nan, 0
     if m[WANT] * side > 0.0:
         m[WANT] = np.nan
-    move = min(abs(held), left)
-    if np.isnan(m[WANT]):
-        m[PAID], m[RATED] = 0.0, 0.0
+    move, paid, rated = min(abs(held), left), m[PAID], m[RATED]
+    m[PAID], m[RATED] = 0.0, 0.0
     if move > 0.0:
         after = 0.0 if move == abs(held) else held - side * move
         how = How(here.ts, price, reason, -seen[s, ENTRY], seen[s, SINCE], here.volume, False)
         trade_nb(own, s, after, how, terms.rates, out.money, out.day, ints, floats, row)
         row += 1
-    if m[HELD] != 0.0 and np.isnan(m[WANT]):
+    if not np.isnan(m[WANT]):
+        m[PAID], m[RATED] = paid, rated
+    elif m[HELD] != 0.0:
         m[WANT], seen[s, ORDER], seen[s, DECIDED], seen[s, INDEX] = 0.0, -seen[s, ENTRY], seen[s, SINCE], -1
     return row, left - move
 
 # %% ../../nbs/backtest/16_longbar.ipynb #lng19
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def quoted_nb(
     here: Place, known: int, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, x: Extra, terms: Terms,
     out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -205,7 +205,7 @@ def quoted_nb(
     return row
 
 # %% ../../nbs/backtest/16_longbar.ipynb #lng22
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def varied_nb(s: int, close: float, own: NDArray[np.float64], seen: NDArray[np.int64]) -> None:
     """Move the exponentially weighted variance of bar returns on by one close."""
     m = own[s]
@@ -215,7 +215,7 @@ def varied_nb(s: int, close: float, own: NDArray[np.float64], seen: NDArray[np.i
         seen[s, RETURNS] += 1
 
 # %% ../../nbs/backtest/16_longbar.ipynb #lng23
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def long_bar_nb(
     k: int, bars: Bars, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms,
     out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -224,7 +224,7 @@ def long_bar_nb(
     s, ts, known, o, c = bars.symbol[k], bars.ts_event[k], bars.ts_known[k], bars.open[k], bars.close[k]
     m, left, was = own[s], room_nb(x.volume[k], x, terms.lot), row
     here = Place(s, ts, ts if terms.mode == AT_OPEN else known, x.volume[k] if x.by_volume else 0.0)
-    late, fresh = False, False
+    late, fresh, entry = False, False, seen[s, ENTRY]
     if m[HELD] != 0.0:
         gap = gapped_nb(np.sign(m[HELD]), o, m[STOP], m[TAKE])
         if gap >= 0:
@@ -256,7 +256,7 @@ def long_bar_nb(
             price = m[STOP] if hit == STOPPED else m[TAKE]
             row, left = leave_nb(price, hit, left, here, own, seen, terms, out, ints, floats, row)
     if terms.mode != AT_OPEN:
-        if late and m[HELD] != 0.0 and m[LATCH] == 0.0:
+        if late and m[HELD] != 0.0 and m[LATCH] == 0.0 and seen[s, ENTRY] == entry:
             row, left = leave_nb(c, EXPIRED, left, here, own, seen, terms, out, ints, floats, row)
         row, left = work_nb(c, left, here, own, seen, of, x, terms, out, ints, floats, row)
     if x.by_volume:

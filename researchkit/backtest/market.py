@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from .rows import Rows, column, floats_of, rows
-from .walk import CASH_PAID, DELISTING, SPLIT
+from .slots import CASH_PAID, DELISTING, NEVER, SPLIT
 from ..errors import SchemaError
 from ..frames import INSTANT
+
+if TYPE_CHECKING:
+    from researchkit.backtest.rows import Rows
 
 # %% auto #0
 __all__ = ['SHUMWAY', 'Market', 'placed', 'acted', 'contracts_of', 'Marks', 'marks_of', 'quoted', 'finer_of']
@@ -40,7 +42,7 @@ class Market:
 def _needs(
     frame: pl.DataFrame,
     name: str,  # for people
-    columns: dict[str, pl.DataType | type[pl.DataType]],
+    columns: dict[str, Any],  # name → type
     nullable: tuple[str, ...] = (),
 ) -> pl.DataFrame:  # only those columns; SchemaError names the first that is not so
     """Pick columns by name and check their types and nulls."""
@@ -65,7 +67,7 @@ def placed(
     return frame.join(known, on="symbol", maintain_order="left")
 
 # %% ../../nbs/backtest/12_market.ipynb #mkt11
-_ACTIONS = {
+_ACTIONS: dict[str, Any] = {
     "ts_event": INSTANT,
     "symbol": pl.String,
     "kind": pl.String,
@@ -130,7 +132,7 @@ def contracts_of(
     if contracts is None:
         return point, tick, future
     kinds = {"symbol": pl.String, "multiplier": pl.Float64, "tick": pl.Float64}
-    made = _needs(contracts, "contracts", kinds, ("tick",))  # type: ignore[arg-type]
+    made = _needs(contracts, "contracts", kinds, ("tick",))
     if made["symbol"].is_duplicated().any():
         raise SchemaError("contracts: symbols must be unique")
     sound = (pl.col("multiplier").is_finite() & (pl.col("multiplier") > 0)) & (
@@ -158,7 +160,9 @@ def marks_of(
     bars: Rows,
 ) -> Marks:  # raises ValueError for a mark that belongs to no session
     """Check settlement marks: each belongs to a session of the bars."""
-    kinds = {"ts_known": INSTANT, "symbol": pl.String, "mark": pl.Float64}
+    from researchkit.backtest.rows import column
+
+    kinds: dict[str, Any] = {"ts_known": INSTANT, "symbol": pl.String, "mark": pl.Float64}
     made = _needs(pl.DataFrame(schema=kinds) if marks is None else marks, "marks", kinds)
     if made.select("ts_known", "symbol").is_duplicated().any():
         raise SchemaError("marks: rows must be unique in ('ts_known', 'symbol')")
@@ -177,6 +181,8 @@ def quoted(
     decisions: pl.DataFrame,  # ts_known, symbol; in order
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:  # instant (NEVER: none), bid, ask
     """Find the first usable quote at or after each decision: both sides there, and not crossed."""
+    from researchkit.backtest.rows import floats_of
+
     if quotes is None:
         raise ValueError("fill='quotes' needs quotes: Market(quotes=...)")
     made = _needs(
@@ -192,9 +198,8 @@ def quoted(
         usable.sort("ts_event", maintain_order=True), left_on="ts_known", right_on="ts_event", by="symbol", strategy="forward",
         coalesce=False, check_sortedness=False,
     ).sort("d")  # fmt: skip
-    never = np.iinfo(np.int64).max
     return (
-        met["ts_event"].to_physical().fill_null(never).to_numpy(),
+        met["ts_event"].to_physical().fill_null(NEVER).to_numpy(),
         floats_of(met["bid_px"]),
         floats_of(met["ask_px"]),
     )
@@ -208,6 +213,8 @@ def finer_of(
     tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.int64]
 ]:
     """Lay finer bars out symbol after symbol: (ts_event, open, high, low), and where each symbol begins."""
+    from researchkit.backtest.rows import rows
+
     if finer is None:
         none = np.empty(0)
         return (np.empty(0, np.int64), none, none, none), np.zeros(len(symbols) + 1, np.int64)

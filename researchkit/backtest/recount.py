@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .fills import Result
 from .inspection import checked_bars, contract_terms
-from .trade import HELD, MARK, MULT
+from .slots import HELD, MARK, MULT
 from ..errors import IntegrityError
 from ..frames import INSTANT
 

@@ -10,21 +10,30 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numba import njit
 from numpy.typing import NDArray
 
 from .. import frames
+from .loops import loop
 from ..errors import SchemaError
 
 # %% auto #0
-__all__ = ['column', 'floats_of', 'coded_nb', 'codes', 'checked_nb', 'Rows', 'rows']
+__all__ = ['still', 'column', 'floats_of', 'coded_nb', 'codes', 'checked_nb', 'Rows', 'rows']
 
 # %% ../../nbs/backtest/11_rows.ipynb #row07
+def still(
+    values: NDArray[Any],
+) -> NDArray[Any]:  # the same memory, not to be written to
+    """Look at an array without being able to change it: to the compiler that is one type, wherever it came from."""
+    seen = values.view()
+    seen.flags.writeable = False
+    return seen
+
+
 def column(
     values: pl.Series,  # numeric or an instant, without nulls
 ) -> NDArray[Any]:  # the same memory where it is one piece; instants as int64 ns
     """Look at a column as an array."""
-    return values.rechunk().to_physical().to_numpy()
+    return still(values.rechunk().to_physical().to_numpy())
 
 
 def floats_of(values: pl.Series) -> NDArray[np.float64]:
@@ -32,7 +41,7 @@ def floats_of(values: pl.Series) -> NDArray[np.float64]:
     return values.cast(pl.Float64).rechunk().to_numpy()
 
 # %% ../../nbs/backtest/11_rows.ipynb #row11
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def _place_nb(a: np.int64, b: np.int64, table: NDArray[np.int64], keys: NDArray[np.int64]) -> int:
     """Find where a pair stands in the table, or the free place where it belongs."""
     i = (a * np.int64(-7046029254386353131) ^ b * np.int64(-4417276706812531889)) >> np.int64(17) & (
@@ -43,7 +52,7 @@ def _place_nb(a: np.int64, b: np.int64, table: NDArray[np.int64], keys: NDArray[
     return i
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def coded_nb(
     views: NDArray[np.int64],  # (n, 2), string views
 ) -> tuple[
@@ -106,7 +115,7 @@ def codes(
     return np.array([place[name] for name in here], np.int32)[found], names
 
 # %% ../../nbs/backtest/11_rows.ipynb #row17
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def checked_nb(
     event: NDArray[np.int64],
     known: NDArray[np.int64],
@@ -211,7 +220,7 @@ def rows(
         _blame(bars, signed)
     if not ordered:
         by = np.lexsort((symbol, when))
-        symbol, event, when, published = symbol[by], event[by], when[by], published[by]
-        o, h, l, c, volume = o[by], h[by], l[by], c[by], volume[by]  # noqa: E741
+        symbol, event, when, published = symbol[by], still(event[by]), still(when[by]), still(published[by])
+        o, h, l, c, volume = (still(x[by]) for x in (o, h, l, c, volume))  # noqa: E741
         sessions = int(np.count_nonzero(np.diff(when))) + 1
     return Rows(names, symbol, event, when, o, h, l, c, volume, published, sessions, late)

@@ -77,8 +77,8 @@ def bracketed(
     """Look up the exits that each decision brings; SchemaError or ValueError for bad brackets."""
     n = decisions.height
     if rules.brackets is None:
-        stop, take = (np.nan if v is None else float(v) for v in (rules.stop, rules.take))
-        return np.full(n, stop), np.full(n, take), np.full(n, rules.bars or 0, np.int64)
+        away = [np.full(n, np.nan if v is None else float(v)) for v in (rules.stop, rules.take)]
+        return away[0], away[1], np.full(n, rules.bars or 0, np.int64)
     if (got := dict(rules.brackets.schema)) != _BRACKETS:
         raise SchemaError(f"brackets: columns must be {_BRACKETS}, got {got}")
     if rules.brackets.select("ts_known", "symbol").is_duplicated().any():

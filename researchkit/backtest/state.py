@@ -6,20 +6,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from .trade import CLOSE, HELD, KNOWN, WANT, blank
+from .slots import CLOSE, HELD, KNOWN, WANT, blank
 from ..frames import INSTANT
 
 # %% auto #0
 __all__ = ['WAITING', 'DUES', 'State', 'beginning', 'spread_out', 'last_closes']
 
 # %% ../../nbs/backtest/22_state.ipynb #sta06
-WAITING = {"ts_known": INSTANT, "symbol": pl.String, "target": pl.Float64, "order": pl.Int64}
-DUES = {"ts_event": INSTANT, "symbol": pl.String, "ts_pay": INSTANT, "money": pl.Float64}
+WAITING: dict[str, Any] = {
+    "ts_known": INSTANT,
+    "symbol": pl.String,
+    "target": pl.Float64,
+    "order": pl.Int64,
+    "close": pl.Float64,
+    "known": pl.Int64,
+}
+DUES: dict[str, Any] = {"ts_event": INSTANT, "symbol": pl.String, "ts_pay": INSTANT, "money": pl.Float64}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,14 +8,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from .bar import AT_OPEN, Bars, Decisions, Out, Terms, asked_nb, sized_nb
 from .longbar import Extra, long_bar_nb
-from researchkit.backtest.trade import (
+from .loops import loop
+from researchkit.backtest.slots import (
     BORROW,
     CASH,
+    CASH_PAID,
     CLOSE,
     COMMISSION,
     DELISTED,
@@ -39,24 +40,22 @@ from researchkit.backtest.trade import (
     RATED,
     RECEIVABLE,
     SLIPPAGE,
+    SPLIT,
     SPREAD,
     STOP,
     TAKE,
     UNFUNDED,
     WANT,
-    How,
-    Rates,
-    grown_nb,
-    trade_nb,
 )  # fmt: skip
+from .trade import How, Rates, grown_nb, trade_nb
 
 # %% auto #0
-__all__ = ['SPLIT', 'CASH_PAID', 'DELISTING', 'FREE', 'K', 'R', 'H', 'ROW', 'C', 'N', 'E', 'P', 'MK', 'listed_nb', 'carried_nb',
-           'split_nb', 'delisted_nb', 'actions_nb', 'paid_nb', 'Books', 'evening_nb', 'charged_nb', 'settled_nb',
-           'lean_nb', 'fits_nb', 'full_nb', 'walk_nb']
+__all__ = ['FREE', 'K', 'R', 'H', 'ROW', 'C', 'N', 'E', 'P', 'MK', 'listed_nb', 'carried_nb', 'split_nb', 'delisted_nb',
+           'actions_nb', 'paid_nb', 'Books', 'evening_nb', 'charged_nb', 'settled_nb', 'lean_nb', 'fits_nb', 'full_nb',
+           'walk_nb']
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk07
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def listed_nb(
     held: NDArray[np.int32],  # symbols that are held, ascending, in the first `n` places
     n: int,
@@ -78,7 +77,7 @@ def listed_nb(
     return n - 1
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk11
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def carried_nb(
     days: float,  # calendar days since the session before
     held: NDArray[np.int32],
@@ -108,11 +107,10 @@ def carried_nb(
                 money[CASH] -= fee
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk15
-SPLIT, CASH_PAID, DELISTING = range(3)
 FREE = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def split_nb(s: int, ts: int, ratio: float, own: NDArray[np.float64], of: Decisions) -> None:
     """Multiply units by the ratio of new shares to old, divide prices by it."""
     m = own[s]
@@ -126,7 +124,7 @@ def split_nb(s: int, ts: int, ratio: float, own: NDArray[np.float64], of: Decisi
                 of.closes[of.queue[p]] /= ratio
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def delisted_nb(
     s: int, ts: int, left: float, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
     ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -142,7 +140,7 @@ def delisted_nb(
     return row + 1
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk16
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def actions_nb(
     now: int, e: int, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, out: Out,
     ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -164,7 +162,7 @@ def actions_nb(
     return e, row
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def paid_nb(now: int, p: int, x: Extra, out: Out) -> int:  # the next payment
     """Turn receivables into cash from their pay date on."""
     while p < x.paying.size and x.events[4][x.paying[p]] < now:
@@ -195,7 +193,7 @@ class Books(NamedTuple):
     charges: NDArray[np.float64]  # (7, c): five costs, interest, dividends
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def evening_nb(
     r: int, capital: float, held: NDArray[np.int32], n: int, own: NDArray[np.float64], money: NDArray[np.float64],
     day: NDArray[np.float64], account: NDArray[np.float64], h: int, held_ints: NDArray[np.int64], held_floats: NDArray[np.float64], now: int,
@@ -222,7 +220,7 @@ def evening_nb(
     account[7, r], account[8, r] = gross / capital, net / capital
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def charged_nb(
     now: int, c: int, day: NDArray[np.float64], charge_ts: NDArray[np.int64], charges: NDArray[np.float64]
 ) -> int:  # the next row of charges
@@ -236,7 +234,7 @@ def charged_nb(
     return c + some
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def settled_nb(
     now: int, i: int, x: Extra, own: NDArray[np.float64], day: NDArray[np.float64]
 ) -> int:  # the next mark
@@ -256,7 +254,7 @@ K, R, H, ROW, C, N, E, P, MK = range(
 )  # the next bar, session, position, fill, charge; how many held; the next action, payment, mark
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def lean_nb(
     at: NDArray[np.int64],  # (9,), where everything stands; moved on
     bars: Bars, of: Decisions, terms: Terms, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
@@ -323,7 +321,7 @@ def lean_nb(
     at[:], clock[0] = np.array([k, r, h, row, c, n, e, p, i]), last
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk22a
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def fits_nb(k: int, row: int, width: int, bars: Bars, of: Decisions, extra: Extra) -> bool:
     """Whether the fills of the session that begins at bar `k` surely fit."""
     rows = k
@@ -332,7 +330,7 @@ def fits_nb(k: int, row: int, width: int, bars: Bars, of: Decisions, extra: Extr
     return row + 4 * (rows - k) + of.ts.size + extra.dues.size <= width
 
 
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def full_nb(
     at: NDArray[np.int64],  # (9,), where everything stands; moved on
     bars: Bars, of: Decisions, terms: Terms, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
@@ -382,7 +380,7 @@ def full_nb(
     at[:], clock[0] = np.array([k, r, h, row, c, n, e, p, i]), last
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk22b
-@njit(cache=True)  # type: ignore[misc]
+@loop
 def walk_nb(
     bars: Bars,
     sessions: int,  # how many distinct ts_known there are

@@ -32,7 +32,7 @@ EVERYTHING = Costs(
 
 
 def market(seed, sessions=60, symbols=SYMBOLS, holes=0.15):
-    """Random bars: gaps in time, symbols that miss sessions, some bars without volume, a future that goes negative."""
+    """Random bars: gaps in time, symbols that miss sessions, some bars without volume, a future whose prices are negative."""
     rng = np.random.default_rng(seed)
     start, rows = datetime(2001, 1, 1, tzinfo=UTC), []
     days = [start + timedelta(days=int(d)) for d in np.cumsum(rng.integers(1, 4, sessions))]
@@ -40,7 +40,7 @@ def market(seed, sessions=60, symbols=SYMBOLS, holes=0.15):
         close = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, sessions)))
         open_ = close * np.exp(rng.normal(0, 0.01, sessions))
         if symbol == "FUT":
-            close, open_ = close - 95.0, open_ - 95.0
+            close, open_ = close - 160.0, open_ - 160.0
         for i, day in enumerate(days):
             if i and rng.random() < holes:
                 continue
