@@ -80,7 +80,8 @@ def _grid(bars: pl.DataFrame) -> _Grid:
             raise SchemaError(
                 f"bars: column '{name}' must be Float64 here, got {bars.schema[name]}: see frames.floats"
             )
-    rows = bars.sort("symbol", "ts_event")
+    codes = bars["symbol"].cast(pl.Enum(bars["symbol"].unique().sort())).to_physical().to_numpy()
+    rows = bars[np.argsort(codes, kind="stable")]  # bars come in time order: only symbols are sorted
     counts = rows.group_by("symbol", maintain_order=True).len()
     ends = np.cumsum(counts["len"].to_numpy())
     begins = ends - counts["len"].to_numpy()

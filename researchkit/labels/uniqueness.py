@@ -49,10 +49,11 @@ def average_uniqueness(
     if not a.size:
         return np.zeros(0)
     share = 1.0 / np.maximum(concurrency(a, b), 1)
-    bounds = np.column_stack([a, b + 1]).ravel()  # sum [first, last + 1) of each life, skip what lies between
-    sums = np.add.reduceat(np.append(share, 0.0), bounds)[::2]
-    weights: NDArray[np.float64] = sums / (b - a + 1)
-    return weights
+    order = np.argsort(a, kind="stable")  # in time order, what lies between lives is walked at most once
+    bounds = np.column_stack([a, b + 1])[order].ravel()  # sum [first, last + 1) of each life, skip the rest
+    sums = np.empty(a.size)
+    sums[order] = np.add.reduceat(np.append(share, 0.0), bounds)[::2]
+    return sums / (b - a + 1)
 
 # %% ../../nbs/labels/01_uniqueness.ipynb #un22
 def effective_size(
