@@ -31,7 +31,7 @@ def participation(
     pl.DataFrame
 ):  # ts_event, symbol, order, notional (money), share (null: no volume), sigma (of a bar; null: unknown)
     """Compare every fill with the volume and the volatility of its bar."""
-    step = (pl.col("close") / pl.col("close").shift(1)).log()
+    step = pl.col("close") / pl.col("close").shift(1) - 1.0
     known = float_bars(bars).sort("symbol", "ts_event").with_columns(squared=(step**2).over("symbol"))
     smooth = pl.col("squared").ewm_mean(alpha=1 - decay, adjust=False, ignore_nulls=True)
     known = known.with_columns(sigma=smooth.shift(1).sqrt().over("symbol"))

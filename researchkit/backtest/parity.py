@@ -5,6 +5,7 @@
 # %% ../../nbs/backtest/31_parity.ipynb #par04
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import polars as pl
 from .divergence import Tolerance, differences
 from .fills import Result
 from .systems import LEVELS, System, of_frames, of_result
+from .trades import multipliers
 from .ulps import in_words
 
 if TYPE_CHECKING:
@@ -135,12 +137,40 @@ def sentence(level: Level) -> str:
         return f"{where}: {first['kind']}"
     values = first["words"] or f"{_number(first['a'])} vs {_number(first['b'])}"
     money = "" if first["money"] is None else f", {first['money']:,.2f} in money"
-    gap = "" if first["ulps"] is None else f" ({in_words(int(first['ulps']))}{money})"
+    steps = (
+        "" if first["ticks"] is None else f"{first['ticks']:.4g} tick{'' if first['ticks'] == 1 else 's'}, "
+    )
+    gap = "" if first["ulps"] is None else f" ({steps}{in_words(int(first['ulps']))}{money})"
     return f"{where}: {first['column']} {values}{gap}"
 
 # %% ../../nbs/backtest/31_parity.ipynb #par12
-def _priced(level: str, found: pl.DataFrame, a: pl.DataFrame, capital: float | None) -> pl.DataFrame:
-    """Put money beside differences where it can be known."""
+@dataclass(frozen=True)
+class _Worth:
+    """What a difference is worth: money per unit of a target, per point of a price, and a symbol's tick."""
+
+    capital: float | None
+    points: Mapping[str, float]
+    ticks: Mapping[str, float]
+
+
+def _worth(a: System, b: System, ticks: Mapping[str, float] | None) -> _Worth:
+    """Read capital and multipliers off whichever side shows them."""
+    capital = a.capital if a.capital is not None else b.capital
+    shown = [s.positions for s in (a, b) if s.positions is not None]
+    known = [multipliers(p) for p in shown if {"quantity", "price", "value"} <= set(p.columns)]
+    return _Worth(capital, known[0] if known else {}, ticks or {})
+
+
+def _looked(values: Mapping[str, float], default: float | None) -> pl.Expr:
+    """Look a symbol's value up."""
+    if not values:
+        return pl.lit(default, dtype=pl.Float64)
+    return pl.col("symbol").replace_strict(dict(values), default=default, return_dtype=pl.Float64)
+
+# %% ../../nbs/backtest/31_parity.ipynb #par34
+def _priced(level: str, found: pl.DataFrame, a: pl.DataFrame, worth_of: _Worth) -> pl.DataFrame:
+    """Put money and ticks beside differences where they can be known."""
+    capital = worth_of.capital
     gap, column = (pl.col("a") - pl.col("b")).abs(), pl.col("column")
     unknown = pl.lit(None, dtype=pl.Float64)
     money, share = unknown, unknown if capital is None else gap * capital
@@ -167,7 +197,14 @@ def _priced(level: str, found: pl.DataFrame, a: pl.DataFrame, capital: float | N
             .then(gap * pl.col("per_quantity"))
             .otherwise(gap)
         )
-    priced = found.with_columns(money=pl.when(pl.col("kind") == "value").then(money))
+    if level == "fills":
+        points = _looked(worth_of.points, 1.0)
+        money = pl.when(column.is_in(["price", "quantity"])).then(money * points).otherwise(money)
+    ticks = pl.when(column.is_in(["price", "open", "high", "low", "close"])).then(
+        gap / _looked(worth_of.ticks, None)
+    )
+    priced = found.with_columns(money=money, ticks=ticks)
+    priced = priced.with_columns(pl.when(pl.col("kind") == "value").then(pl.col("money", "ticks")))
     return priced.drop("per_price", "per_quantity", strict=False)
 
 # %% ../../nbs/backtest/31_parity.ipynb #par31
@@ -191,6 +228,7 @@ def compare_level(
     level: str,  # one of LEVELS
     *,
     tolerance: Tolerance | None = None,  # None: zero ULP
+    ticks: Mapping[str, float] | None = None,  # smallest step of a symbol's price, to count differences in
 ) -> Level:
     """Compare two systems on one level."""
     if level not in LEVELS:
@@ -203,7 +241,7 @@ def compare_level(
     columns = tuple(c for c in one.columns if c in two.columns and c not in key)
     left = tuple(sorted((set(one.columns) ^ set(two.columns)) - set(key)))
     found, both = differences(one, two, key, columns, tolerance=tolerance)
-    found = _priced(level, found, one, a.capital if a.capital is not None else b.capital)
+    found = _priced(level, found, one, _worth(a, b, ticks))
     stamps = pl.concat([one[key[0]], two[key[0]]])
     span = (stamps.min(), stamps.max()) if stamps.len() else None
     state = "differs" if found.height else "identical"
@@ -296,9 +334,10 @@ def first_divergence(
     *,
     ulps: int = 0,  # tolerance, units in the last place
     absolute: float = 0.0,  # tolerance, in the unit of each column; within either is the same
+    ticks: Mapping[str, float] | None = None,  # smallest step of a symbol's price, to count differences in
 ) -> Parity:  # raises SchemaError for a foreign table that is not understood
     """Compare two systems level by level, and say which level broke first."""
     tolerance = Tolerance(ulps, absolute)
     one, two = _system(a, "the first table"), _system(b, "the second table")
-    levels = tuple(compare_level(one, two, level, tolerance=tolerance) for level in LEVELS)
+    levels = tuple(compare_level(one, two, level, tolerance=tolerance, ticks=ticks) for level in LEVELS)
     return Parity(one.label, two.label, levels, tolerance)

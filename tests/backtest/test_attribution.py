@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import market, run, targets
 
-from researchkit.backtest import baselines
+from researchkit.backtest import Costs, baselines, fills
 from researchkit.backtest.attribution import attribute
+from researchkit.backtest.market import Market
+from researchkit.backtest.rules import Rules
 
 KEYS = (
     ["cause"],
@@ -95,3 +97,44 @@ def test_states_are_known_before_the_session():
     for row in rows.head(50).iter_rows(named=True):
         place = at[row["ts_known"]]
         assert row["state"] == ("unknown" if place == 0 else f"s{place - 1}")
+
+
+FUTURES = Market(
+    contracts=pl.DataFrame({"symbol": ["AAA", "BBB"], "multiplier": [50.0, 20.0], "tick": [0.01, 0.01]})
+)
+RULES = {
+    "none": None,
+    "exits": Rules(stop=0.02, take=0.03, bars=7),
+    "parts": Rules(participation=0.01, lot=1.0),
+}
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("market_", [None, FUTURES], ids=["cash", "futures"])
+def test_stops_parts_and_multipliers_add_up_too(rules, market_):
+    bars = market(3, holes=0.0)
+    costs = Costs(borrow_rate=0.03, impact=0.5, per_unit=0.01, minimum=1.0)
+    one = fills.simulate(bars, targets(bars, 3), costs=costs, rules=RULES[rules], market=market_)
+    two = fills.simulate(bars, targets(bars, 9), costs=costs, market=market_)
+    found = attribute(one, two, bars)
+    assert found.residual == 0
+    assert "other" not in found.table("cause")["cause"].to_list()
+
+
+def test_interest_is_other_and_nothing_else_changes():
+    bars = market(3, holes=0.0)
+    plain, paid = (
+        [fills.simulate(bars, targets(bars, s), costs=Costs(interest_rate=rate)) for s in (3, 9)]
+        for rate in (0.0, 0.02)
+    )
+    without, with_ = attribute(*plain, bars), attribute(*paid, bars)
+    assert with_.residual == 0
+    assert "other" not in without.table("cause")["cause"].to_list()
+    assert with_.table("cause").filter(pl.col("cause") == "other").height == 1
+    prices = ["entry", "exit", "size", "price"]
+    both = (
+        without.table("cause")
+        .join(with_.table("cause"), on="cause", suffix="_b")
+        .filter(pl.col("cause").is_in(prices))
+    )
+    assert ((both["money"] - both["money_b"]).abs() <= 0.011).all()

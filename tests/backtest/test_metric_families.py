@@ -181,3 +181,20 @@ def test_what_is_no_series_is_refused(bad):
     for measure in (returns.additive_level, risk.volatility, risk.omega, drawdowns.ulcer):
         with pytest.raises(ValueError, match="net must be"):
             measure(bad)
+
+
+def test_the_law_is_what_a_simulation_charges():
+    bars = market(11, sessions=200)
+    rng = np.random.default_rng(12)
+    rows = bars.select("ts_known", "symbol").filter(
+        pl.Series(rng.random(bars.height) < 0.3) & (pl.col("ts_known") > bars["ts_known"][20])
+    )
+    signals = frames.conform(
+        rows.with_columns(target=pl.Series(rng.choice([-1.0, 0.0, 1.0], rows.height))), frames.SIGNALS
+    )
+    plain = fills.simulate(bars, signals, costs=Costs())
+    charged = fills.simulate(bars, signals, costs=Costs(impact=1.0))
+    years = plain.equity.height / 252
+    law = capacity.capacity(plain, bars)
+    assert law.impact == pytest.approx(charged.fills["impact"].sum() / 1e6 / years, rel=1e-9)
+    assert capacity.capacity(charged, bars).free == pytest.approx(law.free, abs=1e-12)
