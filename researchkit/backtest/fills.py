@@ -125,7 +125,7 @@ def simulate(
     from researchkit.backtest.rows import rows
     from researchkit.backtest.slots import MULT, TICK, UNFUNDED
     from researchkit.backtest.state import spread_out
-    from researchkit.backtest.walk import walk_nb
+    from researchkit.backtest.walk import walk
 
     rules, market = rules or Rules(), market or Market()
     _terms(fill, capital, rules, state)
@@ -148,7 +148,7 @@ def simulate(
     columns = Bars(seen_bars.event, seen_bars.known, seen_bars.open, seen_bars.close, seen_bars.symbol)
     money, clock = before.money.copy(), np.array([before.clock])
     terms = assembly.terms_of(costs, rules, fill, capital)
-    written, counts = walk_nb(columns, seen_bars.sessions, of, terms, own, seen, money, clock, extra)
+    written, counts = walk(columns, seen_bars.sessions, of, terms, own, seen, money, clock, extra)
     _sized(of.quantity, found, seen_bars.symbols)
     walked = (own, seen, targets, money, int(clock[0]))
     return Result(

@@ -53,6 +53,25 @@ def _place_nb(a: np.int64, b: np.int64, table: NDArray[np.int64], keys: NDArray[
 
 
 @loop
+def _wider_nb(
+    firsts: NDArray[np.int64], after: NDArray[np.int32], keys: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Make room for twice as many pairs."""
+    n = firsts.size
+    firsts2, after2, keys2 = (
+        np.empty(2 * n, np.int64),
+        np.zeros(2 * n, np.int32),
+        np.empty((2 * n, 2), np.int64),
+    )
+    table = np.full(8 * n, -1)
+    for k in range(n):
+        firsts2[k], after2[k], keys2[k, 0], keys2[k, 1] = firsts[k], after[k], keys[k, 0], keys[k, 1]
+    for k in range(n):
+        table[_place_nb(keys[k, 0], keys[k, 1], table, keys2)] = k
+    return firsts2, after2, keys2, table
+
+
+@loop
 def coded_nb(
     views: NDArray[np.int64],  # (n, 2), string views
 ) -> tuple[
@@ -75,11 +94,7 @@ def coded_nb(
             found = table[at]
             if found < 0:
                 if count == firsts.size:
-                    firsts, after = np.append(firsts, firsts), np.append(after, after)
-                    wider = np.empty((2 * count, 2), np.int64)
-                    wider[:count], keys, table = keys, wider, np.full(8 * count, -1)
-                    for k in range(count):
-                        table[_place_nb(keys[k, 0], keys[k, 1], table, keys)] = k
+                    firsts, after, keys, table = _wider_nb(firsts, after, keys)
                     at = _place_nb(a, b, table, keys)
                 found = count
                 table[at], firsts[found], after[found] = found, i, 0

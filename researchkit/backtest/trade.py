@@ -48,17 +48,7 @@ from researchkit.backtest.slots import (
 )  # fmt: skip
 
 # %% auto #0
-__all__ = ['grown_nb', 'Rates', 'How', 'reason_nb', 'costs_nb', 'trade_nb']
-
-# %% ../../nbs/backtest/13_trade.ipynb #trd17
-@loop
-def grown_nb(block: NDArray[np.generic], used: int, needed: int) -> NDArray[np.generic]:
-    """Return the block itself, or a copy of twice the width when `needed` more columns do not fit."""
-    if used + needed <= block.shape[1]:
-        return block
-    larger = np.empty((block.shape[0], 2 * block.shape[1] + needed), block.dtype)
-    larger[:, :used] = block[:, :used]
-    return larger
+__all__ = ['Rates', 'How', 'reason_nb', 'costs_nb', 'trade_nb']
 
 # %% ../../nbs/backtest/13_trade.ipynb #trd21
 class Rates(NamedTuple):

@@ -5,7 +5,7 @@
 # %% ../../nbs/backtest/17_walk.ipynb #wlk04
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +47,12 @@ from researchkit.backtest.slots import (
     UNFUNDED,
     WANT,
 )  # fmt: skip
-from .trade import How, Rates, grown_nb, trade_nb
+from .trade import How, Rates, trade_nb
 
 # %% auto #0
 __all__ = ['FREE', 'K', 'R', 'H', 'ROW', 'C', 'N', 'E', 'P', 'MK', 'listed_nb', 'carried_nb', 'split_nb', 'delisted_nb',
            'actions_nb', 'paid_nb', 'Books', 'evening_nb', 'charged_nb', 'settled_nb', 'lean_nb', 'fits_nb', 'full_nb',
-           'walk_nb']
+           'rest_nb', 'widened', 'walk']
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk07
 @loop
@@ -63,7 +63,9 @@ def listed_nb(
     keep: bool,  # whether `s` is held now
 ) -> int:  # how many are held now
     """Enter a symbol into the list of what is held, or strike it out."""
-    i = np.searchsorted(held[:n], s)
+    i = 0
+    while i < n and held[i] < s:
+        i += 1
     there = i < n and held[i] == s
     if keep == there:
         return n
@@ -318,7 +320,7 @@ def lean_nb(
         account[5, r], account[6, r] = notional / capital, cost
         account[7, r], account[8, r], stamps[r] = gross / capital, net / capital, now
         r += 1
-    at[:], clock[0] = np.array([k, r, h, row, c, n, e, p, i]), last
+    at[:], clock[0] = (k, r, h, row, c, n, e, p, i), last
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk22a
 @loop
@@ -377,11 +379,27 @@ def full_nb(
         c = charged_nb(now, c, day, books.charge_ts, books.charges)
         books.sessions[r] = now
         h, r = h + n, r + 1
-    at[:], clock[0] = np.array([k, r, h, row, c, n, e, p, i]), last
+    at[:], clock[0] = (k, r, h, row, c, n, e, p, i), last
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk22b
 @loop
-def walk_nb(
+def rest_nb(own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms) -> None:
+    """Size the decisions that no bar has met."""
+    for s in range(own.shape[0]):
+        for q in range(of.next[s], of.first[s + 1]):
+            asked_nb(of.queue[q], s, own, seen, of, terms)
+
+
+def widened(block: NDArray[Any], used: int, needed: int) -> NDArray[Any]:
+    """Return the block itself, or a copy of twice the width when `needed` more columns do not fit."""
+    if used + needed <= block.shape[1]:
+        return block
+    larger = np.empty((block.shape[0], 2 * block.shape[1] + needed), block.dtype)
+    larger[:, :used] = block[:, :used]
+    return larger
+
+
+def walk(
     bars: Bars,
     sessions: int,  # how many distinct ts_known there are
     of: Decisions,
@@ -393,37 +411,32 @@ def walk_nb(
     extra: Extra | None,
 ) -> tuple[Books, NDArray[np.int64]]:  # what was written, and the counts of exits
     """Walk every bar once and keep the books."""
-    symbols, width = own.shape[0], bars.ts_known.size + own.shape[0] + 1
+    symbols, orders, rows = own.shape[0], of.ts.size, bars.ts_known.size
     out, at = Out(money, np.zeros(9), np.zeros(4, np.int64)), np.zeros(9, np.int64)
-    held = np.zeros(symbols + 1, np.int32)
-    for s in range(symbols):
-        if own[s, HELD] != 0.0:
-            at[N] = listed_nb(held, at[N], s, True)
+    held, owned = np.zeros(symbols + 1, np.int32), np.flatnonzero(own[:, HELD])
+    held[: owned.size], at[N] = owned, owned.size
     if extra is not None:
-        while at[E] < extra.dues.size and extra.dues[at[E]] != 0.0:
-            at[E] += 1
-        out.counts[OPEN] = at[E]
+        at[E] = out.counts[OPEN] = np.count_nonzero(extra.dues)
     books = Books(
-        np.empty(sessions, np.int64), np.empty((9, sessions)), np.empty((2, width), np.int64), np.empty((3, width)),
-        np.empty((5, of.ts.size + 1), np.int64), np.empty((7, of.ts.size + 1)), np.empty(sessions + 1, np.int64), np.empty((7, sessions + 1)),
+        np.empty(sessions, np.int64), np.empty((9, sessions)), np.empty((2, rows + symbols + 1), np.int64),
+        np.empty((3, rows + symbols + 1)), np.empty((5, orders + 1), np.int64), np.empty((7, orders + 1)),
+        np.empty(sessions + 1, np.int64), np.empty((7, sessions + 1)),
     )  # fmt: skip
     while at[R] < sessions:
+        more, wide = 0, symbols + 1
         if extra is None:
             lean_nb(at, bars, of, terms, own, seen, out, clock, held, books)
-            more = 0
         else:
             full_nb(at, bars, of, terms, own, seen, out, clock, held, books, extra)
-            more = 4 * symbols + of.ts.size + extra.dues.size + 4
-        books = Books(
-            books.sessions, books.account, grown_nb(books.held_ints, at[H], symbols + 1),
-            grown_nb(books.held_floats, at[H], symbols + 1), grown_nb(books.ints, at[ROW], more),
-            grown_nb(books.floats, at[ROW], more), books.charge_ts, books.charges,
-        )  # fmt: skip
-    for s in range(symbols):
-        for q in range(of.next[s], of.first[s + 1]):
-            asked_nb(of.queue[q], s, own.copy(), seen, of, terms)
+            more = 4 * symbols + orders + extra.dues.size + 4
+        if at[R] < sessions:
+            books = books._replace(
+                held_ints=widened(books.held_ints, at[H], wide), held_floats=widened(books.held_floats, at[H], wide),
+                ints=widened(books.ints, at[ROW], more), floats=widened(books.floats, at[ROW], more),
+            )  # fmt: skip
+    rest_nb(own.copy(), seen, of, terms)
     h, row, c = at[H], at[ROW], at[C]
-    return Books(
-        books.sessions, books.account, books.held_ints[:, :h], books.held_floats[:, :h], books.ints[:, :row], books.floats[:, :row],
-        books.charge_ts[:c], books.charges[:, :c],
+    return books._replace(
+        held_ints=books.held_ints[:, :h], held_floats=books.held_floats[:, :h], ints=books.ints[:, :row],
+        floats=books.floats[:, :row], charge_ts=books.charge_ts[:c], charges=books.charges[:, :c],
     ), out.counts  # fmt: skip
