@@ -267,9 +267,9 @@ class Parity:
 
     @property
     def agrees(self) -> bool:
-        """Whether at least one level was compared and none differs."""
-        states = [level.state for level in self.levels]
-        return "identical" in states and "differs" not in states
+        """Whether no level differs, and at least one with a row in it was compared: two empty files agree on nothing."""
+        same = [level for level in self.levels if level.state == "identical" and level.rows[0]]
+        return bool(same) and all(level.state != "differs" for level in self.levels)
 
     @property
     def complete(self) -> bool:
