@@ -26,11 +26,18 @@ __all__ = ['certificate']
 # %% ../../nbs/commands/17_certificate.ipynb #cct07
 def _house(bars: pl.DataFrame) -> dict[str, Challenger]:
     """The strategies of the house, with textbook spans that fit the bars."""
-    from researchkit.operations.challengers import Terms, for_sessions, lineup
+    from researchkit.backtest.forecaster import EntryExit, entry_exit_signals
+    from researchkit.backtest.reversion import reversion_signals
+    from researchkit.operations.challengers import Challenger, Terms, for_sessions, lineup
 
     usable = bars["ts_known"].n_unique() - 252
     entries = for_sessions(max(usable // 2, 112))  # half: a cut leaves no more
-    return {c.name: c for c in lineup(Terms(entries))}
+    rule = EntryExit(train=entries.train, test=entries.test)
+    systems = (
+        Challenger("reversion", "short falls inside a long rise", reversion_signals, "next_close"),
+        Challenger("entry_exit", "two forecasts", lambda b: entry_exit_signals(b, rule), "next_close"),
+    )
+    return {c.name: c for c in (*lineup(Terms(entries)), *systems)}
 
 
 def _strategy(name: str, bars: pl.DataFrame) -> str | Challenger:

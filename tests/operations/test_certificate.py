@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from researchkit.backtest.baselines import leveraged, reversal_signals, sized, trend_signals, volatility
 from researchkit.errors import LookAheadError
@@ -295,6 +297,30 @@ def test_twenty_clean_strategies_give_no_false_alarm():
     assert {c.strategy: c.failed.words for c in made if c.failed is not None} == {}
     assert all(check.ok for c in made for check in c.checks), "and every check was made"
     assert all(c.decay.height == 4 for c in made)
+
+
+def test_a_system_that_fits_itself_on_what_it_is_handed_is_fine():
+    from researchkit.backtest.forecaster import EntryExit, entry_exit_signals
+
+    def fitted(bars: pl.DataFrame) -> pl.DataFrame:
+        return entry_exit_signals(bars, EntryExit(train=150, test=80, calibrate="platt"))
+
+    bars = generated(700, symbols=["SPX"], seed=2)
+    made = certificate(fitted, bars, cuts=[bars["ts_known"][600]], processes=False)
+    assert made.ok, made
+    assert made.checks[0].words.startswith("2")
+
+
+def test_the_command_exits_with_one_on_a_leak_and_names_it():
+    from researchkit.cli import app
+
+    shell, small = CliRunner(), ["--sessions", "400", "--cuts", "2", "--no-processes", "--json"]
+    clean, leaking = (shell.invoke(app, ["certificate", name, *small]) for name in ("reversion", "peek"))
+    assert (clean.exit_code, leaking.exit_code) == (0, 1)
+    told = json.loads(leaking.stdout)
+    assert told["ok"] is False
+    assert told["leak"]["difference"]["column"] == "target"
+    assert "survivorship" in told["not_tested"][0]
 
 
 def test_a_certificate_repeats_itself():
