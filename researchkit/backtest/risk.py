@@ -96,6 +96,16 @@ def expected_shortfall(
     return 0.0 - float(r[: int((r.size - 1) * _share(q)) + 1].mean())
 
 # %% ../../nbs/backtest/21_risk.ipynb #rsk20
+def _together(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Sum the products of deviations, in numpy's own fixed order and not in that of a matrix library."""
+    return float(np.sum((x - x.mean()) * (y - y.mean())))
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Correlate two series that both vary."""
+    return _together(x, y) / sqrt(_together(x, x) * _together(y, y))
+
+
 def tail_ratio(
     net: ArrayLike,  # net profit a session, shape (n,), finite
     q: float = 0.05,  # share of sessions in each tail
@@ -114,7 +124,7 @@ def stability(
         return None
     level, time = np.cumsum(np.log1p(r)), np.arange(r.size, dtype=np.float64)
     spread = float(level.std())
-    return None if spread < 1e-15 else float(np.corrcoef(time, level)[0, 1]) ** 2
+    return None if spread < 1e-15 else _correlation(time, level) ** 2
 
 # %% ../../nbs/backtest/21_risk.ipynb #rsk24
 def market(
@@ -128,14 +138,14 @@ def market(
     if r.size != b.size:
         raise ValueError(f"net and benchmark must be equally long, got {r.size} and {b.size} sessions")
     spread = float(b.var(ddof=1))
-    beta = float(np.cov(r, b, ddof=1)[0, 1]) / spread if spread >= 1e-30 else None
+    beta = _together(r, b) / (r.size - 1) / spread if spread >= 1e-30 else None
     both = spread >= 1e-30 and float(r.std()) >= 1e-15
     error = volatility(r - b, periods=periods)
     gap = float((r - b).mean()) * periods
     return {
         "beta": beta,
         "alpha a year": None if beta is None else (float(r.mean()) - beta * float(b.mean())) * periods,
-        "correlation": float(np.corrcoef(r, b)[0, 1]) if both else None,
+        "correlation": _correlation(r, b) if both else None,
         "tracking error": error,
         "information ratio": gap / error if error >= 1e-15 else None,
     }

@@ -142,7 +142,7 @@ def measures(
         "mean win": win,
         "mean loss": loss,
         "payoff": None if win is None or loss is None else -win / loss,
-        "profit factor": float(won.sum()) / -float(lost.sum()) if lost.len() else None,
+        "profit factor": float(won.to_numpy().sum()) / -float(lost.to_numpy().sum()) if lost.len() else None,
         "expectancy": _mean(net),
         "median days held": None if held.len() == 0 else float(held.median()),  # type: ignore[arg-type]
         "longest losing streak": float(_longest(net < 0)),
