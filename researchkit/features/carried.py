@@ -88,7 +88,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]
     for name in sorted(named & function.__globals__.keys()):
         yield "global", name, function.__globals__[name]
 
-
+# %% ../../nbs/features/04_carried.ipynb #cd26
 def _inside(value: object) -> Iterator[tuple[str, str, Any]]:
     """List what a value can see: kind, name, value."""
     if isinstance(value, partial):

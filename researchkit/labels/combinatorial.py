@@ -30,7 +30,7 @@ class Split:
     tests: tuple[int, ...]  # groups, ascending
     spans: tuple[Span, ...]  # of decision times to score, one a group; start inclusive, end exclusive
 
-
+# %% ../../nbs/labels/04_combinatorial.ipynb #cp28
 @dataclass(frozen=True)
 class Combinatorial:
     """All ways to test some groups of sessions, and the rule that made them."""

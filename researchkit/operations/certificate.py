@@ -46,7 +46,7 @@ class Check:
     ok: bool | None  # None: it was not made
     words: str
 
-
+# %% ../../nbs/operations/23_certificate.ipynb #ct43
 @dataclass(frozen=True, repr=False)
 class Certificate:
     """What was asked of a strategy, and what was found."""

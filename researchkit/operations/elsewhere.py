@@ -82,7 +82,7 @@ def _spread(bars: pl.DataFrame, folder: Path, seed: int) -> None:
         for i in range(FILES):
             rows[bounds[i] : bounds[i + 1]].write_parquet(folder / f"{name}-{i}.parquet")
 
-
+# %% ../../nbs/operations/22_elsewhere.ipynb #ew26
 def resolve(
     name: str,  # "package.module:function"
 ) -> Strategy:  # ValueError if there is no such function
