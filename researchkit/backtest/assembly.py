@@ -179,7 +179,7 @@ def left_behind(
         )
     if extra is not None and extra.dues.any():
         open_ = np.flatnonzero(extra.dues)
-        ts, who, _, _, pay = (column[open_] for column in extra.events)
+        ts, who, pay = (extra.events[i][open_].astype(np.int64) for i in (0, 1, 4))
         dues = keyed(ts, who, names).rename({"ts_known": "ts_event"}).with_columns(
             ts_pay=pl.Series(pay).cast(INSTANT), money=pl.Series(extra.dues[open_])
         )  # fmt: skip

@@ -46,8 +46,9 @@ def _check_sums(result: Result, tolerance: float) -> None:
         "net exposure": (shown["net"] * result.capital - shown["net_held"]).abs().max(),
     }
     for name, gap in gaps.items():
-        if float(gap or 0.0) > tolerance * result.capital:  # type: ignore[arg-type]
-            raise IntegrityError(f"{name} do not add up: {gap} apart")
+        apart = float(gap or 0.0)  # type: ignore[arg-type]
+        if apart > tolerance * result.capital:
+            raise IntegrityError(f"{name} do not add up: {apart} apart")
 
 
 def audit(

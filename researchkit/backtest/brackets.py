@@ -50,7 +50,7 @@ def first_nb(
     while i < ts.size and ts[i] < end:
         gap = gapped_nb(side, opens[i], stop, take)
         if gap >= 0:
-            return gap
+            return int(gap)
         hit, beyond = through_nb(side, highs[i], lows[i], stop, take)
         if hit:
             return -1 if beyond else STOPPED
@@ -83,4 +83,4 @@ def touched_nb(
     if said < 0:
         return STOPPED
     counts[RESOLVED] += 1
-    return said
+    return int(said)

@@ -46,7 +46,7 @@ def loop(
 ) -> Any:  # the compiled function
     """Compile a function; keep the code on disk as long as nothing that it refers to changes."""
     compiled = njit(cache=True)(function)
-    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    index: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if not hasattr(index, "_source_stamp"):
         return njit(function)
     index._source_stamp = (index._source_stamp, digest(compiled))

@@ -49,7 +49,7 @@ def _place_nb(a: np.int64, b: np.int64, table: NDArray[np.int64], keys: NDArray[
     )
     while table[i] >= 0 and (keys[table[i], 0] != a or keys[table[i], 1] != b):
         i = (i + 1) & (table.size - 1)
-    return i
+    return int(i)
 
 
 @loop

@@ -29,7 +29,6 @@ from researchkit.backtest.slots import (
     F_SPREAD,
     F_SYMBOL,
     F_TS,
-    FLOATS,
     HELD,
     IMPACT,
     MARK,

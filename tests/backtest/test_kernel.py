@@ -254,7 +254,10 @@ CHANGES = {
     "spread": (pl.col("spread") + 0.5, "wrong spread"),
     "slippage": (pl.col("slippage") + 0.5, "wrong slippage"),
     "impact": (pl.col("impact") + 0.5, "wrong impact"),
-    "ts_event": (pl.col("ts_event").dt.offset_by("-40d"), "no bar|before its decision|recorded price|exit price|outside"),
+    "ts_event": (
+        pl.col("ts_event").dt.offset_by("-40d"),
+        "no bar|before its decision|recorded price|exit price|outside",
+    ),
 }
 
 
@@ -294,6 +297,6 @@ def test_a_forgotten_fill_action_mark_or_contract_is_found():
         poorer = replace(result.market, **{name: None})
         with pytest.raises((IntegrityError, ValueError)):
             auditor.audit(replace(result, market=poorer), bars)
+    shown = result.exposure.with_columns(pl.col("gross") * 1.01)
     with pytest.raises(IntegrityError, match="exposure"):
-        shown = result.exposure.with_columns(pl.col("gross") * 1.01)
         auditor.audit(replace(result, exposure=shown), bars)
