@@ -40,7 +40,11 @@ def _frame_words(value: object) -> str | None:
     shape = getattr(value, "shape", None)
     if isinstance(value, pl.Series):
         shape = (value.len(),)
-    known = isinstance(value, pl.DataFrame | pl.Series | np.ndarray) or hasattr(value, "to_numpy")
+    known = (
+        isinstance(value, pl.DataFrame | pl.Series | np.ndarray)
+        or hasattr(value, "to_numpy")
+        or hasattr(value, "dtype")
+    )
     if not known or not isinstance(shape, tuple) or 0 in shape or not shape:
         return None
     return f"a {type(value).__name__} of {' × '.join(str(n) for n in shape)}"
@@ -59,6 +63,18 @@ def _data_words(value: object) -> str | None:  # None: not data
     return f"a {type(value).__name__} of {len(value)} numbers" if numbers and len(value) > LONGEST else None  # type: ignore[arg-type]
 
 # %% ../../nbs/features/04_carried.ipynb #cd11
+LIBRARIES = frozenset(
+    {"builtins", "numba", "numpy", "pandas", "polars", "researchkit", "scipy", "sklearn", "statsmodels"}
+)  # not searched
+
+
+def _of_library(value: object) -> bool:
+    """Say whether a value's code belongs to a library."""
+    home = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    home = home or type(value).__module__
+    return str(home).partition(".")[0] in LIBRARIES
+
+
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """List a code object and those defined inside it."""
     yield code
@@ -86,7 +102,10 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]
     yield from (("default", n, v) for n, v in (function.__kwdefaults__ or {}).items())
     named = {name for inner in _codes(code) for name in inner.co_names}
     for name in sorted(named & function.__globals__.keys()):
-        yield "global", name, function.__globals__[name]
+        value = function.__globals__[name]
+        yield "global", name, value
+        if isinstance(value, types.ModuleType) and not _of_library(value):
+            yield from ((f"module '{name}',", n, vars(value)[n]) for n in sorted(named & vars(value).keys()))
 
 # %% ../../nbs/features/04_carried.ipynb #cd26
 def _inside(value: object) -> Iterator[tuple[str, str, Any]]:
@@ -108,22 +127,13 @@ def _inside(value: object) -> Iterator[tuple[str, str, Any]]:
         yield from (("entry", str(i), v) for i, v in enumerate(value))
     elif hasattr(value, "__dict__") and not isinstance(value, type | types.ModuleType):
         yield from (("attribute", n, v) for n, v in vars(value).items())
+        own = [kind for kind in type(value).__mro__ if not _of_library(kind)]
+        yield from (("class attribute", n, v) for kind in own for n, v in vars(kind).items() if n[:2] != "__")
         call = type(value).__call__ if callable(value) else None
         if isinstance(call, types.FunctionType):
             yield "object", "call", call
 
 # %% ../../nbs/features/04_carried.ipynb #cd14
-LIBRARIES = frozenset(
-    {"builtins", "numba", "numpy", "pandas", "polars", "researchkit", "scipy", "sklearn", "statsmodels"}
-)  # not searched
-
-
-def _of_library(value: object) -> bool:
-    """Say whether a value's code belongs to a library."""
-    home = getattr(value, "__module__", None) or type(value).__module__
-    return str(home).partition(".")[0] in LIBRARIES
-
-
 def carried(
     function: Callable[..., Any],  # a function, a method, a partial, an object that can be called
 ) -> tuple[Carried, ...]:  # in the order of the walk; empty: it depends on its arguments and on settings
