@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from researchkit.backtest.baselines import leveraged, reversal_signals, sized, trend_signals, volatility
 from researchkit.errors import LookAheadError
+from researchkit.features.replay import KINDS
 from researchkit.operations.certificate import Certificate, certificate, certificates, generated
 from researchkit.operations.challengers import Challenger
 from researchkit.operations.elsewhere import elsewhere
@@ -88,7 +89,7 @@ def unsorted_beside(bars: pl.DataFrame) -> pl.DataFrame:
     """The rows are in order, the numbers put beside them are not."""
     means = bars.group_by("ts_known").agg(pl.mean("close"))["close"]
     spx = bars.filter(pl.col("symbol") == "SPX")
-    return spx.select("ts_known", "symbol", target=(spx["close"] > means).cast(pl.Float64))
+    return spx.select("ts_known", "symbol", target=spx["close"] / means)
 
 
 def best_of_all(bars: pl.DataFrame) -> pl.DataFrame:
@@ -111,7 +112,7 @@ def best_of_all(bars: pl.DataFrame) -> pl.DataFrame:
         (smoothed_state, "truncation"),
         (centred_state, "truncation"),
         (unsorted_group_by, "contract"),
-        (unsorted_beside, ("repetition", "truncation")),
+        (unsorted_beside, KINDS),
         (best_of_all, ("truncation", "perturbed future")),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
@@ -252,8 +253,10 @@ def refitted(bars: pl.DataFrame) -> pl.DataFrame:
     x, y = rows["x"].to_numpy()[:, None], rows["y"].to_numpy()
     target = np.zeros(rows.height)
     for start in range(120, rows.height, 60):
-        made = pipeline().fit(x[: start - 1], y[: start - 1] > 0)
-        target[start : start + 60] = made.predict_proba(x[start : start + 60])[:, 1]
+        seen = x[: start - 1, 0]
+        z = (x[:, 0] - seen.mean()) / seen.std()
+        slope = float((z[: start - 1] * (y[: start - 1] - 0.5)).mean())
+        target[start : start + 60] = np.clip(0.5 + slope * z[start : start + 60], 0.0, 1.0)
     return rows.select("ts_known", "symbol", target=pl.Series(target))
 
 
