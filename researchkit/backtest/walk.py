@@ -417,10 +417,12 @@ def walk(
     held[: owned.size], at[N] = owned, owned.size
     if extra is not None:
         at[E] = out.counts[OPEN] = np.count_nonzero(extra.dues)
+    always = extra is not None or terms.rates.borrow > 0 or terms.rates.interest != 0
+    charged = 1 + (sessions if always else min(sessions, orders))
     books = Books(
         np.empty(sessions, np.int64), np.empty((9, sessions)), np.empty((2, rows + symbols + 1), np.int64),
         np.empty((3, rows + symbols + 1)), np.empty((5, orders + 1), np.int64), np.empty((7, orders + 1)),
-        np.empty(sessions + 1, np.int64), np.empty((7, sessions + 1)),
+        np.empty(charged, np.int64), np.empty((7, charged)),
     )  # fmt: skip
     while at[R] < sessions:
         more, wide = 0, symbols + 1
