@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .fills import Result
 from .grid import float_bars
+from .sums import grouped
 from .trades import multipliers, with_multiplier
 
 # %% auto #0
@@ -37,13 +38,13 @@ def _traded(result: Result, bars: pl.DataFrame, sessions: pl.DataFrame) -> pl.Da
         check_sortedness=False,
         coalesce=False,
     )
-    rows = placed.join(sessions, left_on="ends", right_on="ts_known", how="left").sort(
-        "ts_event", "symbol", "order"
+    rows = placed.join(sessions, left_on="ends", right_on="ts_known", how="left")
+    rows = rows.sort("i", "symbol", "ts_event", "order").with_columns(
+        paid=pl.col("quantity") * pl.col("price") * pl.col("multiplier"), charged=pl.sum_horizontal(_TRADING)
     )
-    paid = (pl.col("quantity") * pl.col("price") * pl.col("multiplier")).sum()
-    return rows.group_by("i", "symbol", maintain_order=True).agg(
-        paid=paid, charged=pl.sum_horizontal(_TRADING).sum(), price=pl.col("price").last()
-    )
+    last = rows.group_by("i", "symbol", maintain_order=True).agg(pl.col("price").last())
+    sums = grouped(rows, ["i", "symbol"], ["paid", "charged"])
+    return sums.join(last, on=["i", "symbol"], how="left", maintain_order="left").drop("rows")
 
 
 def _cells(result: Result, bars: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
@@ -57,7 +58,7 @@ def _cells(result: Result, bars: pl.DataFrame, sessions: pl.DataFrame) -> pl.Dat
     on = ["i", "symbol"]
     rows = held.join(before, on=on, how="full", coalesce=True)
     rows = rows.join(_traded(result, bars, sessions), on=on, how="full", coalesce=True)
-    return rows.with_columns(pl.exclude("i", "symbol", "price").fill_null(0.0))
+    return rows.with_columns(pl.exclude("i", "symbol", "price").fill_null(0.0)).sort("i", "symbol")
 
 # %% ../../nbs/backtest/33_attribution.ipynb #atr13
 def _segments(challenger: pl.DataFrame, baseline: pl.DataFrame, points: dict[str, float]) -> pl.DataFrame:
@@ -92,12 +93,13 @@ def _charged(result: Result, cells: pl.DataFrame, sessions: pl.DataFrame) -> pl.
     """Charge each cell: i, symbol (null: nobody's), money (negative)."""
     direct = cells.select("i", "symbol", money=-pl.col("charged"))
     account = result.equity.join(sessions, on="ts_known").select("i", "costs")
-    known = cells.group_by("i").agg(pl.col("charged").sum())
+    known = grouped(cells, ["i"], ["charged"])
     left = account.join(known, on="i", how="left").select(
         "i", left=pl.col("costs") - pl.col("charged").fill_null(0.0)
     )
     short = cells.filter(pl.col("v0") < 0).select("i", "symbol", owed=-pl.col("v0"))
-    shared = short.join(left, on="i").with_columns(share=pl.col("owed") / pl.col("owed").sum().over("i"))
+    whole = grouped(short, ["i"], ["owed"]).select("i", whole="owed")
+    shared = short.join(left, on="i").join(whole, on="i").with_columns(share=pl.col("owed") / pl.col("whole"))
     lent = shared.select("i", "symbol", money=-pl.col("left") * pl.col("share"))
     nobody = left.join(short, on="i", how="anti").select(
         "i", symbol=pl.lit(None, dtype=pl.String), money=-pl.col("left")
@@ -215,7 +217,9 @@ def attribute(
     pieces = pl.concat([moved, costs])
     gap = (challenger.equity["net"] - baseline.equity["net"]) * challenger.capital
     whole = sessions.with_columns(gap=gap).join(
-        pieces.group_by("i").agg(known=pl.col("money").sum()), on="i", how="left"
+        grouped(pieces.sort("i", "symbol", "cause", "money"), ["i"], ["money"]).select("i", known="money"),
+        on="i",
+        how="left",
     )
     other = whole.select(
         "i",
@@ -232,7 +236,7 @@ def _added(pieces: pl.DataFrame) -> pl.DataFrame:
     """Add the pieces of one session, symbol and cause, in a fixed order."""
     rank = pl.col("cause").replace_strict({c: k for k, c in enumerate(CAUSES)}, return_dtype=pl.Int8)
     ordered = pieces.sort(rank, "symbol", "i", "money", nulls_last=True)
-    return ordered.group_by("i", "symbol", "cause", maintain_order=True).agg(pl.col("money").sum())
+    return grouped(ordered, ["i", "symbol", "cause"], ["money"]).drop("rows")
 
 
 def _whole(challenger: Result, baseline: Result, pieces: pl.DataFrame, sessions: pl.DataFrame) -> Attribution:

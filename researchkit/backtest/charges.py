@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from .sums import grouped
 from .trades import with_multiplier
 
 if TYPE_CHECKING:
@@ -53,11 +54,10 @@ def by_year(
 
 def _summed(rows: pl.DataFrame, key: str) -> pl.DataFrame:
     """Sum the costs of fills under one key, in the order of the rows."""
-    notional = (pl.col("quantity") * pl.col("price") * pl.col("multiplier")).abs().sum()
-    sums = rows.group_by(key, maintain_order=True).agg(
-        trades=pl.len(), notional=notional, **{k: pl.col(k).sum() for k in KINDS}
-    )
-    total = sums.with_columns(total=pl.sum_horizontal(KINDS))
+    notional = (pl.col("quantity") * pl.col("price") * pl.col("multiplier")).abs()
+    priced = rows.with_columns(notional=notional)
+    total = grouped(priced, [key], ["notional", *KINDS]).rename({"rows": "trades"})
+    total = total.with_columns(total=pl.sum_horizontal(KINDS))
     return total.with_columns(
         bps=pl.when(pl.col("notional") > 0).then(pl.col("total") / pl.col("notional") * 1e4)
     )

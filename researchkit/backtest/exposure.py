@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from .sums import grouped
+
 if TYPE_CHECKING:
     from researchkit.backtest.fills import Result
 
@@ -23,18 +25,25 @@ def exposure(
 ):  # ts_known, gross, net, long, short: units of capital; names; concentration (null when flat)
     """Follow what was held at each session's end. Sums run over symbols in alphabetical order."""
     share = pl.col("value") / result.capital
-    size = share.abs().sum()
-    held = (
-        result.positions.sort("ts_known", "symbol")
-        .group_by("ts_known", maintain_order=True)
-        .agg(
-            gross=size,
-            net=share.sum(),
-            long=share.clip(lower_bound=0.0).sum(),
-            short=(0.0 - share).clip(lower_bound=0.0).sum(),
-            names=pl.len().cast(pl.Int64),
-            concentration=pl.when(size > 0).then((share**2).sum() / size**2),
-        )
+    held = result.positions.sort("ts_known", "symbol").select(
+        "ts_known",
+        gross=share.abs(),
+        net=share,
+        long=share.clip(lower_bound=0.0),
+        short=(0.0 - share).clip(lower_bound=0.0),
+        concentration=share**2,
+    )
+    held = grouped(held, ["ts_known"], ["gross", "net", "long", "short", "concentration"])
+    size = pl.col("gross")
+    even = pl.when(size > 0).then(pl.col("concentration") / size**2)
+    held = held.select(
+        "ts_known",
+        "gross",
+        "net",
+        "long",
+        "short",
+        pl.col("rows").cast(pl.Int64).alias("names"),
+        concentration=even,
     )
     rows = result.equity.select("ts_known").join(held, on="ts_known", how="left", maintain_order="left")
     return rows.with_columns(
@@ -47,15 +56,13 @@ def by_symbol(
 ) -> pl.DataFrame:  # symbol, held (share of sessions), mean, mean_gross, largest: units of capital
     """Sum up what was held of each symbol, alphabetically."""
     n, share = result.equity.height, pl.col("value") / result.capital
-    return (
-        result.positions.sort("symbol", "ts_known")
-        .group_by("symbol", maintain_order=True)
-        .agg(
-            held=pl.len() / n,
-            mean=share.sum() / n,
-            mean_gross=share.abs().sum() / n,
-            largest=share.abs().max(),
-        )
+    held = result.positions.sort("symbol", "ts_known").select("symbol", mean=share, mean_gross=share.abs())
+    largest = held.group_by("symbol").agg(largest=pl.col("mean_gross").max())
+    made = grouped(held, ["symbol"], ["mean", "mean_gross"]).join(
+        largest, on="symbol", how="left", maintain_order="left"
+    )
+    return made.select(
+        "symbol", pl.col("rows").alias("held") / n, pl.col("mean", "mean_gross") / n, "largest"
     )
 
 # %% ../../nbs/backtest/24_exposure.ipynb #exo14

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .. import frames
 from . import capacity, charges, drawdowns, exposure, returns, risk, trades
+from .sums import grouped
 from ..inference.sharpe import sharpe
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def monthly(
     rows = frames.check(equity, frames.EQUITY)
     day = pl.col("ts_known").dt.offset_by("-1ms")
     keyed = rows.select(year=day.dt.year(), month=day.dt.month().cast(pl.Int32), net="net")
-    return keyed.group_by("year", "month", maintain_order=True).agg(pl.col("net").sum()).sort("year", "month")
+    return grouped(keyed, ["year", "month"], ["net"]).drop("rows")
 
 # %% ../../nbs/backtest/27_metrics.ipynb #met30
 def calendar(
@@ -159,7 +160,9 @@ def calendar(
     names = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
     months = monthly(equity)
     one = (pl.col("net").filter(pl.col("month") == i + 1).first().alias(name) for i, name in enumerate(names))
-    return months.group_by("year", maintain_order=True).agg(*one, total=pl.col("net").sum())
+    rows = months.group_by("year", maintain_order=True).agg(*one)
+    total = grouped(months, ["year"], ["net"]).select("year", total="net")
+    return rows.join(total, on="year", how="left", maintain_order="left")
 
 # %% ../../nbs/backtest/27_metrics.ipynb #met33
 _WHOLE = frozenset(

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from .. import frames
+from .sums import grouped
 from ..inference.sharpe import as_returns
 
 # %% auto #0
@@ -66,9 +67,11 @@ def by_period(
         raise ValueError(f"every must be one of {', '.join(get_args(Every))}, got '{every}'")
     step = {"week": "1w", "month": "1mo", "quarter": "1q", "year": "1y"}[every]
     start = pl.col("ts_known").dt.offset_by("-1ms").dt.truncate(step).dt.date()
-    rows = frames.check(equity, frames.EQUITY).select("net", start=start)
-    sums = {"additive": pl.col("net").sum(), "compounded": (pl.col("net") + 1.0).product() - 1.0}
-    return rows.group_by("start", maintain_order=True).agg(sessions=pl.len(), **sums)
+    rows = frames.check(equity, frames.EQUITY).select(
+        start=start, additive="net", compounded=pl.col("net") + 1.0
+    )
+    made = grouped(rows, ["start"], ["additive"], multiply=["compounded"])
+    return made.rename({"rows": "sessions"}).with_columns(pl.col("compounded") - 1.0)
 
 # %% ../../nbs/backtest/20_returns.ipynb #rtn21
 def measures(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from .grid import float_bars
+from .sums import grouped
 
 if TYPE_CHECKING:
     from researchkit.backtest.fills import Result
@@ -58,8 +59,8 @@ def worst_sessions(
     move = (pl.col("close") / pl.col("close").shift(1) - 1.0).over("symbol")
     moves = rows.select("ts_known", "symbol", move=move).drop_nulls().sort("ts_known", "symbol")
     days = (
-        moves.group_by("ts_known", maintain_order=True)
-        .agg(pl.col("move").mean())
+        grouped(moves, ["ts_known"], ["move"])
+        .select("ts_known", pl.col("move") / pl.col("rows"))
         .sort("move", "ts_known")
         .head(count)
     )
@@ -85,10 +86,10 @@ def losses(
     move = pl.lit(scenario.market)
     if named:
         move = pl.col("symbol").replace_strict(named, default=scenario.market, return_dtype=pl.Float64)
-    held = result.positions.sort("ts_known", "symbol")
-    lost = held.group_by("ts_known", maintain_order=True).agg(
-        loss=-(pl.col("value") * move).sum() / result.capital
+    held = result.positions.sort("ts_known", "symbol").select(
+        "ts_known", loss=-(pl.col("value") * move) / result.capital
     )
+    lost = grouped(held, ["ts_known"], ["loss"]).drop("rows")
     rows = result.equity.select("ts_known").join(lost, on="ts_known", how="left", maintain_order="left")
     return rows.with_columns(pl.col("loss").fill_null(0.0) + 0.0)
 

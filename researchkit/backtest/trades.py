@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from .. import frames
+from .sums import grouped
 from ..errors import not_found
 
 if TYPE_CHECKING:
@@ -77,22 +78,26 @@ def round_trips(
     )
     q, f = pl.col("quantity"), pl.col("price")
     each = pl.col("symbol").replace_strict(points, default=1.0, return_dtype=pl.Float64) if points else 1.0
-    grows = q.sign() == q.first().sign()
+    side = pl.when(pl.col("before") != 0.0).then("before").otherwise("after").sign()
+    up = pl.when(q.sign() == side)
+    legs = _legs(checked).with_columns(
+        cash=-(q * f), costs=pl.sum_horizontal(_COSTS),
+        paid=up.then(q * f).otherwise(0.0), bought=up.then(q).otherwise(0.0),
+        got=up.then(0.0).otherwise(q * f), sold=up.then(0.0).otherwise(q),
+    )  # fmt: skip
+    sums = grouped(legs, ["symbol", "trip"], ["cash", "costs", "paid", "bought", "got", "sold"])
     trips = (
-        _legs(checked)
-        .group_by("symbol", "trip", maintain_order=True)
+        legs.group_by("symbol", "trip", maintain_order=True)
         .agg(
             side=pl.when(q.first() > 0).then(pl.lit("long")).otherwise(pl.lit("short")),
             opened=pl.col("ts_event").first(),
             closed=pl.when(pl.col("after").last() == 0.0).then(pl.col("ts_event").last()),
             fills=pl.len(),
             quantity=pl.col("after").abs().max(),
-            entry=(q * f).filter(grows).sum() / q.filter(grows).sum(),
-            exit=(q * f).filter(~grows).sum() / q.filter(~grows).sum(),
-            cash=-(q * f).sum(),
             left=pl.col("after").last(),
-            costs=pl.sum_horizontal(_COSTS).sum(),
         )
+        .join(sums.drop("rows"), on=["symbol", "trip"], how="left", maintain_order="left")
+        .with_columns(entry=pl.col("paid") / pl.col("bought"), exit=pl.col("got") / pl.col("sold"))
     )
     held = pl.when(pl.col("left") == 0.0).then(0.0).otherwise(pl.col("left") * pl.col("mark"))
     trips = trips.join(known, on="symbol", how="left", maintain_order="left").with_columns(
