@@ -10,8 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .bar import Decisions
+from .session import Books
 from .slots import F_DECIDED, F_ORDER, F_REASON, F_SYMBOL, F_TS, NEVER, REASONS
-from .walk import Books
 from ..frames import FILLS, INSTANT
 
 # %% auto #0

@@ -5,7 +5,7 @@
 # %% ../../nbs/backtest/17_walk.ipynb #wlk04
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 from .bar import AT_OPEN, Bars, Decisions, Out, Terms, asked_nb, sized_nb
 from .longbar import Extra, long_bar_nb
 from .loops import loop
+from researchkit.backtest.session import (
+    Books,
+    actions_nb,
+    carried_nb,
+    charged_nb,
+    evening_nb,
+    listed_nb,
+    paid_nb,
+    settled_nb,
+)  # fmt: skip
 from researchkit.backtest.slots import (
     BORROW,
     CASH,
-    CASH_PAID,
     CLOSE,
     COMMISSION,
-    DELISTED,
     DIVIDEND,
     DUE,
     EARLIER,
@@ -27,228 +35,21 @@ from researchkit.backtest.slots import (
     IMPACT,
     INTEREST,
     KNOWN,
-    LATCH,
-    LEFT,
     MARK,
     MULT,
     NEVER,
     NOTIONAL,
     OPEN,
-    OWED,
     PAID,
     PROFIT,
     RATED,
-    RECEIVABLE,
     SLIPPAGE,
-    SPLIT,
     SPREAD,
-    STOP,
-    TAKE,
-    UNFUNDED,
-    WANT,
 )  # fmt: skip
-from .trade import How, Rates, trade_nb
+from .trade import How, trade_nb
 
 # %% auto #0
-__all__ = ['FREE', 'K', 'R', 'H', 'ROW', 'C', 'N', 'E', 'P', 'MK', 'listed_nb', 'carried_nb', 'split_nb', 'delisted_nb',
-           'actions_nb', 'paid_nb', 'Books', 'evening_nb', 'charged_nb', 'settled_nb', 'lean_nb', 'fits_nb', 'full_nb',
-           'rest_nb', 'widened', 'walk']
-
-# %% ../../nbs/backtest/17_walk.ipynb #wlk07
-@loop
-def listed_nb(
-    held: NDArray[np.int32],  # symbols that are held, ascending, in the first `n` places
-    n: int,
-    s: int,
-    keep: bool,  # whether `s` is held now
-) -> int:  # how many are held now
-    """Enter a symbol into the list of what is held, or strike it out."""
-    i = 0
-    while i < n and held[i] < s:
-        i += 1
-    there = i < n and held[i] == s
-    if keep == there:
-        return n
-    if keep:
-        for j in range(n, i, -1):
-            held[j] = held[j - 1]
-        held[i] = s
-        return n + 1
-    for j in range(i, n - 1):
-        held[j] = held[j + 1]
-    return n - 1
-
-# %% ../../nbs/backtest/17_walk.ipynb #wlk11
-@loop
-def carried_nb(
-    days: float,  # calendar days since the session before
-    held: NDArray[np.int32],
-    n: int,
-    own: NDArray[np.float64],
-    seen: NDArray[np.int64],
-    rates: Rates,
-    out: Out,
-) -> None:
-    """Charge loans and pay interest for the time since the session before."""
-    money, day = out.money, out.day
-    if rates.interest != 0.0:
-        base = money[CASH]
-        for j in range(n):
-            if seen[held[j], UNFUNDED] == 1:
-                m = own[held[j]]
-                base += m[HELD] * m[MARK] * m[MULT]
-        day[INTEREST] = base * rates.interest * days / 360.0
-        money[CASH] += day[INTEREST]
-    if rates.borrow > 0.0:
-        for j in range(n):
-            m = own[held[j]]
-            if m[HELD] < 0.0 and seen[held[j], UNFUNDED] == 0:
-                fee = -m[HELD] * m[MARK] * m[MULT] * rates.borrow * days / 360.0
-                m[OWED] += fee
-                day[BORROW] += fee
-                money[CASH] -= fee
-
-# %% ../../nbs/backtest/17_walk.ipynb #wlk15
-FREE = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-@loop
-def split_nb(s: int, ts: int, ratio: float, own: NDArray[np.float64], of: Decisions) -> None:
-    """Multiply units by the ratio of new shares to old, divide prices by it."""
-    m = own[s]
-    m[HELD] *= ratio
-    m[WANT] *= ratio
-    for price in (MARK, CLOSE, EARLIER, STOP, TAKE):
-        m[price] /= ratio
-    if of.closes.size:
-        for p in range(of.next[s], of.first[s + 1]):
-            if of.close_ts[of.queue[p]] <= ts:
-                of.closes[of.queue[p]] /= ratio
-
-
-@loop
-def delisted_nb(
-    s: int, ts: int, left: float, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
-    ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
-) -> int:  # the next free fill  # fmt: skip
-    """Close a position at what is left of its last close."""
-    m = own[s]
-    m[WANT], m[STOP], m[TAKE], seen[s, LEFT], m[LATCH] = np.nan, np.nan, np.nan, 0, 0.0
-    if m[HELD] == 0.0:
-        return row
-    m[PAID], m[RATED] = 0.0, 0.0
-    how = How(ts, m[CLOSE] * left, DELISTED, 0, ts, 0.0, True)
-    trade_nb(own, s, 0.0, how, FREE, out.money, out.day, ints, floats, row)
-    return row + 1
-
-# %% ../../nbs/backtest/17_walk.ipynb #wlk16
-@loop
-def actions_nb(
-    now: int, e: int, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, out: Out,
-    ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
-) -> tuple[int, int]:  # the next action, the next free fill  # fmt: skip
-    """Let every action before `now` take effect."""
-    at, symbol, kind, value, _ = x.events
-    while e < at.size and at[e] < now:
-        s = symbol[e]
-        if kind[e] == SPLIT:
-            split_nb(s, at[e], value[e], own, of)
-        elif kind[e] == CASH_PAID:
-            x.dues[e] = own[s, HELD] * value[e] * own[s, MULT]
-            out.counts[OPEN] += x.dues[e] != 0.0
-            out.day[DIVIDEND] += x.dues[e]
-            out.money[RECEIVABLE] += x.dues[e]
-        else:
-            row = delisted_nb(s, at[e], value[e], own, seen, out, ints, floats, row)
-        e += 1
-    return e, row
-
-
-@loop
-def paid_nb(now: int, p: int, x: Extra, out: Out) -> int:  # the next payment
-    """Turn receivables into cash from their pay date on."""
-    while p < x.paying.size and x.events[4][x.paying[p]] < now:
-        e = x.paying[p]
-        if x.dues[e] != 0.0:
-            out.money[CASH] += x.dues[e]
-            out.money[RECEIVABLE] -= x.dues[e]
-            x.dues[e] = 0.0
-            out.counts[OPEN] -= 1
-        p += 1
-    if out.counts[OPEN] == 0:
-        out.money[RECEIVABLE] = 0.0
-    return p
-
-# %% ../../nbs/backtest/17_walk.ipynb #wlk19
-class Books(NamedTuple):
-    """Everything the walk has written, one row a column."""
-
-    sessions: NDArray[np.int64]  # (r,)
-    account: NDArray[
-        np.float64
-    ]  # (9, r): cash, value, equity, gross, net, turnover, costs, exposure gross and net
-    held_ints: NDArray[np.int64]  # (2, h): session, symbol
-    held_floats: NDArray[np.float64]  # (3, h): quantity, mark, value
-    ints: NDArray[np.int64]  # (5, f), fills
-    floats: NDArray[np.float64]  # (7, f)
-    charge_ts: NDArray[np.int64]  # (c,)
-    charges: NDArray[np.float64]  # (7, c): five costs, interest, dividends
-
-
-@loop
-def evening_nb(
-    r: int, capital: float, held: NDArray[np.int32], n: int, own: NDArray[np.float64], money: NDArray[np.float64],
-    day: NDArray[np.float64], account: NDArray[np.float64], h: int, held_ints: NDArray[np.int64], held_floats: NDArray[np.float64], now: int,
-) -> None:  # fmt: skip
-    """Add up what is held and write the session's row of the account."""
-    gross, net = 0.0, 0.0
-    for j in range(n):
-        s = held[j]
-        value = own[s, HELD] * own[s, MARK] * own[s, MULT]
-        net += value
-        gross += abs(value)
-        held_ints[0, h + j], held_ints[1, h + j] = now, s
-        held_floats[0, h + j], held_floats[1, h + j], held_floats[2, h + j] = (
-            own[s, HELD],
-            own[s, MARK],
-            value,
-        )
-    cost = day[COMMISSION] + day[SPREAD] + day[SLIPPAGE] + day[IMPACT] + day[BORROW]
-    profit = day[PROFIT] + day[DIVIDEND] + day[INTEREST]
-    cash, value = money[CASH], net + money[RECEIVABLE]
-    account[0, r], account[1, r], account[2, r] = cash, value, cash + value
-    account[3, r], account[4, r] = profit / capital, (profit - cost) / capital
-    account[5, r], account[6, r] = day[NOTIONAL] / capital, cost
-    account[7, r], account[8, r] = gross / capital, net / capital
-
-
-@loop
-def charged_nb(
-    now: int, c: int, day: NDArray[np.float64], charge_ts: NDArray[np.int64], charges: NDArray[np.float64]
-) -> int:  # the next row of charges
-    """Write what was charged or earned beside prices, if anything was, and clear the session's sums."""
-    some = False
-    for j in range(COMMISSION, day.size):
-        some |= day[j] != 0.0
-        charges[j - COMMISSION, c] = day[j]
-        day[j] = 0.0
-    day[PROFIT], day[NOTIONAL], charge_ts[c] = 0.0, 0.0, now
-    return c + some
-
-
-@loop
-def settled_nb(
-    now: int, i: int, x: Extra, own: NDArray[np.float64], day: NDArray[np.float64]
-) -> int:  # the next mark
-    """Value positions at the settlements of this session."""
-    at, symbol, price = x.marks
-    while i < at.size and at[i] <= now:
-        m = own[symbol[i]]
-        if m[HELD] != 0.0:
-            day[PROFIT] += m[HELD] * (price[i] - m[MARK]) * m[MULT]
-        m[MARK] = price[i]
-        i += 1
-    return i
+__all__ = ['K', 'R', 'H', 'ROW', 'C', 'N', 'E', 'P', 'MK', 'lean_nb', 'fits_nb', 'full_nb', 'rest_nb', 'widened', 'walk']
 
 # %% ../../nbs/backtest/17_walk.ipynb #wlk22
 K, R, H, ROW, C, N, E, P, MK = range(
