@@ -189,6 +189,20 @@ def _match(
     return found, now.join(new, on=list(layout.frame.key), how="anti", maintain_order="left")
 
 
+def _nothing_new(new: pl.DataFrame, held: pl.DataFrame, layout: Layout, into: Settled) -> bool:
+    """Count a stretch of which every row is held already, one by one and in the same order; else False."""
+    now = state(held, layout)
+    if now.height != new.height:
+        return False
+    order = ["symbol", *(k for k in layout.frame.key if k != "symbol")]
+    now = now if now.select(order).equals(now.select(order).sort(order)) else now.sort(order)
+    if not now.select(content(layout)).equals(new.select(content(layout))):
+        return False
+    into.held += new.height
+    into.share(now[FILE])
+    return True
+
+
 def settle(
     new: pl.DataFrame,  # stored rows of a stretch, in order
     held: pl.DataFrame,  # every version of every row that the table holds of the same stretch, with `FILE`
@@ -197,10 +211,14 @@ def settle(
     words: str,  # what the new rows come from, for errors
     into: Settled,  # what became of the rows before; counted on
     change: Restatement | None = None,  # None: an ordinary delivery
+    spared: pl.DataFrame | None = None,  # rows whose new version was put aside, by some columns of the key
 ) -> pl.DataFrame:  # stored rows to be written, in order
     """Say what a delivery adds to a stretch of its table; raises `IntegrityError` for rows that contradict."""
     new, held = full(new, layout), full(held, layout)
+    if change is not None and not change.whole and _nothing_new(new, held, layout, into):
+        return lean(new.clear(), layout)
     found, rest = _match(new, held, layout, change)
+    rest = rest if spared is None else rest.join(spared, on=spared.columns, how="anti", maintain_order="left")
     into.held += new.height
     into.share(found[FILE])
     fresh = found.filter(pl.col(FILE).is_null()).drop(FILE)

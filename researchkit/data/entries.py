@@ -14,11 +14,12 @@ from typing import Any
 import polars as pl
 
 from ..context import parse_table
-from .findings_page import STYLE
+from .findings_page import STYLE, some
 from .findings_page import table as html_table
 from .openhours import open_hours, venue_of
 from .registry import Registry
 from .schemas import STEP, VENDOR, frame_of
+from .spending import dollars, micros
 from ..errors import NotFound, not_found
 from ..frames import DType
 
@@ -150,15 +151,10 @@ class Entry:
         return f'<style>{STYLE}</style><div class="rkq">{body}</div>'
 
 # %% ../../nbs/data/97_entries.ipynb #ent26
-def _some(number: int, what: str) -> str:
-    """Write a number of things."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _surveyed(found: Mapping[str, Any]) -> str:
     """The newest survey in words."""
     hit = ", ".join(f"{check} {rows:,}" for check, rows in found["findings"].items()) or "nothing found"
-    return f"{found['when']:%Y-%m-%d}, {found['rows']:,} rows of {found['seen']}: {hit}"
+    return f"{found['when']:%Y-%m-%d}, {some(found['rows'], 'row')} of {found['seen']}: {hit}"
 
 
 def _told(e: Entry) -> dict[str, str]:
@@ -170,11 +166,11 @@ def _told(e: Entry) -> dict[str, str]:
         "what": known(e.words), "owner": known(e.owner), "licence": known(e.licence),
         "classification": known(e.classification), "unit of prices": known(e.units),
         "events": f"{day(e.first)} to {day(e.last)}, {e.behind} behind", "last brought in": day(e.ingested),
-        "rows": f"{e.rows:,} of {_some(e.symbols, 'symbol')}", "size": f"{sized(e.bytes)} in {_some(e.files, 'file')}, one or more a {e.partition}",
+        "rows": f"{e.rows:,} of {some(e.symbols, 'symbol')}", "size": f"{sized(e.bytes)} in {some(e.files, 'file')}, one or more a {e.partition}",
         "bytes a row": f"{e.bytes / e.rows:.1f}" if e.rows else "–",
-        "made of": _some(e.objects, "raw object"), "paid": f"{e.paid:,.2f} USD",
-        "corrections": f"{_some(e.restatements, 'restatement')}, {_some(e.retracted, 'row')} taken back",
-        "in quarantine": _some(e.quarantined, "row"), "pins": f"{e.pins:,}", "last survey": survey,
+        "made of": some(e.objects, "raw object"), "paid": f"{dollars(micros(e.paid))} USD",
+        "corrections": f"{some(e.restatements, 'restatement')}, {some(e.retracted, 'row')} taken back",
+        "in quarantine": some(e.quarantined, "row"), "pins": f"{e.pins:,}", "last survey": survey,
     }  # fmt: skip
 
 # %% ../../nbs/data/97_entries.ipynb #ent19

@@ -13,11 +13,11 @@ from typing import Any
 
 import polars as pl
 
-from .judging import GRADES
+from .judging import GRADES, most
 from ..frames import INSTANT, DType
 
 # %% auto #0
-__all__ = ['QUARANTINED', 'STYLE', 'MOST_MONTHS', 'Report', 'day', 'table', 'month_map', 'body', 'page']
+__all__ = ['QUARANTINED', 'STYLE', 'MOST_MONTHS', 'Report', 'some', 'day', 'table', 'month_map', 'body', 'page']
 
 # %% ../../nbs/data/61_findings_page.ipynb #fpg06
 QUARANTINED: dict[str, DType] = {
@@ -54,19 +54,18 @@ class Report:
         return self.grades["error"] == 0 and self.quarantined.is_empty()
 
     def summary(self) -> pl.DataFrame:
-        """One row a check: grade, symbols, first, last, rows, share, and the sentence of its worst symbol."""
-        worst = pl.col("words").sort_by("rows", descending=True, maintain_order=True).first()
-        return self.findings.group_by("severity", "check", maintain_order=True).agg(
-            pl.col("symbol").n_unique().alias("symbols"), pl.col("first").min(), pl.col("last").max(),
-            pl.col("rows").sum(), worst.alias("words"),
+        """One row a check: grade, symbols, first, last, rows, share, and what its largest finding says, see `most`."""
+        checks = self.findings.group_by("severity", "check", maintain_order=True).agg(
+            pl.col("symbol").n_unique().alias("symbols"), pl.col("first").min(), pl.col("last").max(), pl.col("rows").sum()
         ).with_columns(share=pl.col("rows") / max(1, self.rows))  # fmt: skip
+        return checks.join(most(self.findings), on=["severity", "check"], how="left", maintain_order="left")
 
     def __repr__(self) -> str:
         lines = [
             f"{r['severity']:<8} {r['check']:<16} {r['words']}" for r in self.summary().iter_rows(named=True)
         ]
         return "\n".join(
-            [f"{self.subject}: {self.rows:,} rows, {self.seen}", *(lines or ["nothing was found"])]
+            [f"{self.subject}: {some(self.rows, 'row')}, {self.seen}", *(lines or ["nothing was found"])]
         )
 
     def _repr_html_(self) -> str:
@@ -85,6 +84,14 @@ STYLE = """
 .rkq td.n,.rkq th.n{text-align:right}.rkq .span{color:#66727f;font-size:12.5px;text-align:right}.rkq .mono{font:12px 'JetBrains Mono',Menlo,'DejaVu Sans Mono',monospace}
 .rkq .map{overflow-x:auto}.rkq svg text{font:11px Inter,'Segoe UI',Arial,sans-serif;fill:#52606d}.rkq .ok{color:#00694d}.rkq ul{margin:4px 0;padding-left:18px}
 """
+
+
+def some(
+    count: int,
+    thing: str,  # in the singular: "row"
+) -> str:
+    """Write a number of things: one row, two rows."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def day(value: datetime | None) -> str:
@@ -176,8 +183,8 @@ def _line(row: Mapping[str, Any], findings: pl.DataFrame) -> str:
         "symbol", "first", "last", "rows", (pl.col("share") * 100).round(2).alias("share, %"), "words"
     )
     many = row["symbols"] > 1
-    times = f"{row['symbols']:,} symbols" if many else f"{own.height:,} times"
-    words = f"{times}, {row['rows']:,} rows; the most: {row['words']}" if own.height > 1 else row["words"]
+    times = some(row["symbols"], "symbol") if many else some(own.height, "time")
+    words = f"{times}, {some(row['rows'], 'row')}; {row['words']}" if own.height > 1 else row["words"]
     who = "" if many else f"<b>{escape(own['symbol'][0])}</b> "
     span = f"{day(row['first'])} – {day(row['last'])}"
     grade = escape(row["severity"])

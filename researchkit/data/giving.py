@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
 from .corrections import Restatement, Settled, recognise, settle
 from .filed import Filed
 from .intake import Intake, Progress, silent
-from .layouts import partition_of
+from .layouts import partition_of, stored_columns
 from .naming import part_of
 from .neighbours import Neighbours, stretch_of
 from .quarantine import bar_faults
@@ -48,6 +52,7 @@ class Stage:
     progress: Progress = silent
     again: bool = False  # only count what lies there
     done: int = 0
+    spared: pl.DataFrame | None = None  # of a restatement: held rows whose new version was put aside
     _at: int = 0  # windows given out
     _now: tuple[tuple[int, int] | None, int, int] = (None, 0, 0)  # file, its number, bytes of records in it
 
@@ -87,9 +92,16 @@ class Output(Stage):
         found = bar_faults(window.records, window.cells)
         if (sound := self.intake.ward.put(window.records, window.places, found)) is None:
             return window
+        self._spare(window.records[~sound])
         return window._replace(
             cells=window.cells[sound], records=window.records[sound], places=window.places[sound]
         )
+
+    def _spare(self, records: NDArray[np.void]) -> None:
+        """Remember that some rows of the table have a new version that nobody can use."""
+        if self.change is not None:
+            found = self.intake.located(records)
+            self.spared = found if self.spared is None else pl.concat([self.spared, found])
 
     def batch(self, window: Window, bounds: list[tuple[int, int]], at: int) -> pa.RecordBatch:
         """What is to be written of one window."""
@@ -108,8 +120,17 @@ class Output(Stage):
             self.settled.held += new.num_rows
             return new
         name, into = self.intake.header.name, self.settled
-        found = settle(as_frame(new), held, self.intake.layout, words=name, into=into, change=self.change)
+        found = settle(
+            as_frame(new), held, self.intake.layout, words=name, into=into, change=self.change, spared=self._mine()
+        )
         return self.shape.conformed(found)
+
+    def _mine(self) -> pl.DataFrame | None:
+        """What to spare, in the types of the table."""
+        if self.spared is None or self.spared.is_empty():
+            return None
+        kinds = stored_columns(self.intake.layout)
+        return self.spared.cast({name: kinds[name] for name in self.spared.columns})
 
     def _file(self, window: Window) -> tuple[tuple[int, int], int]:
         """The file that the next window goes to; a full one is followed by another of the same partition."""
@@ -133,6 +154,9 @@ class Output(Stage):
 
     def parts(self) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:  # each to be used up before the next
         """The batches of each file, with the name of its partition."""
+        if self.change is not None:
+            for _, records, _ in self.intake.ward.stretches():
+                self._spare(records)
         bounds = self.bounds()
         for (file, _), group in groupby(self.intake.spool.windows(bounds), key=self._file):
             part = part_of(self._first(file), self.intake.names, self.intake.layout)

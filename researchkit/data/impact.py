@@ -15,6 +15,7 @@ from ..context import Context, Resource, parse_table
 from .corrections import STEP
 from .exchange import part_of
 from .filelists import listed
+from .findings_page import some
 from .lake import Lake
 from .layouts import RETRACTED, Layout, instants_ns
 from .registry import Registry
@@ -23,14 +24,9 @@ from .streaming import Piece, may_hold
 from ..errors import NotFound, not_found
 
 # %% auto #0
-__all__ = ['some', 'OldPin', 'Restated', 'Brought', 'OldPins', 'Impacts']
+__all__ = ['OldPin', 'Restated', 'Brought', 'OldPins', 'Impacts']
 
 # %% ../../nbs/data/43_impact.ipynb #imp07
-def some(count: int, thing: str) -> str:
-    """A number of things, in words."""
-    return f"{count:,} {thing}{'s' * (count != 1)}"
-
-
 @dataclass(frozen=True)
 class OldPin:
     """A version that holds rows which a restatement touched, and not the restatement."""
@@ -168,7 +164,14 @@ class Impacts(OldPins):
         if not self._registry.rows(query, a=target, b=f"{target}g"):
             known = self._registry.rows("SELECT raw_sha256 FROM restatements ORDER BY raw_sha256")
             raise not_found("restatement", target, (row["raw_sha256"] for row in known))
-        raise NotFound(f"object {target[:12]} restated nothing: what it brought was new")
+        raise NotFound(f"object {target[:12]} restated nothing: what it brought was new{self._since(target)}")
+
+    def _since(self, target: str) -> str:
+        """Who restated an object, in words; "" where nobody did."""
+        query = "SELECT raw_sha256, published_ns FROM restatements WHERE replaces >= :a AND replaces < :b ORDER BY published_ns, raw_sha256"
+        later = self._registry.rows(query, a=target, b=f"{target}g")
+        said = (f"by {row['raw_sha256'][:12]} on {written(row['published_ns'])}" for row in later)
+        return f"; it was restated {', '.join(said)}: ask about that object" if later else ""
 
     def _measured(self, row: Mapping[str, Any], context: Context) -> Restated:
         """Look at the rows of one restatement."""

@@ -26,8 +26,9 @@ from .layouts import Layout, layout_in
 from .neighbours import Neighbours, meeting
 from .raw import RawObject, RawZone
 from .registry import insert
-from .restating import Desk, nanoseconds, restating
+from .restating import Desk, nanoseconds, refuse_again, restating
 from .shares import Count
+from ..errors import SchemaError
 
 if TYPE_CHECKING:
     from pyiceberg.catalog.sql import SqlCatalog
@@ -59,6 +60,7 @@ class Lot:
 def _know(desk: Desk, header: Header, raw_sha256: str) -> None:
     """Write down which number meant which symbol, and when."""
     from researchkit.data.dbn import _intervals
+    from researchkit.data.symbology import KNOWN
 
     rows = [
         {"dataset": header.dataset, "instrument_id": number, "since_ns": since, "symbol": symbol, "until_ns": until,
@@ -67,7 +69,7 @@ def _know(desk: Desk, header: Header, raw_sha256: str) -> None:
             pl.col("since", "until").to_physical()).select("instrument", "since", "until", "symbol").iter_rows()
     ]  # fmt: skip
     if rows:
-        desk.index.registry.write((insert("symbology", rows[0]), rows))
+        desk.index.registry.write((KNOWN, rows))
 
 
 def _met(desk: Desk, intake: Intake, table: str, change: Restatement | None) -> list[str]:
@@ -138,6 +140,7 @@ class Batch:
     resource: Resource
     table: Table
     lots: list[Lot] = field(default_factory=list)
+    venue: int | None = None  # whose bars the table holds; None: not asked yet, or there are none
 
     def meets(self, span: tuple[int, int] | None) -> bool:
         """Whether a waiting lot reaches into a span: what it brings must be visible before more is compared."""
@@ -176,6 +179,30 @@ class Batch:
             tables.tend(self.table)
         return done
 
+# %% ../../nbs/data/15_ingest.ipynb #ing41
+def _venue_of(desk: Desk, table: str) -> int | None:
+    """Whose bars a table holds, read from one of its files."""
+    query = "SELECT path FROM lake_files WHERE table_name = :t AND retired_ns IS NULL AND rows > 0 ORDER BY bytes, path LIMIT 1"
+    row = desk.index.registry.one(query, t=table)
+    if row is None:
+        return None
+    with desk.index.storage.parquet(row["path"]) as file:
+        known = "publisher_id" in file.schema_arrow.names  # not in files of the first version
+        return file.read_row_group(0, columns=["publisher_id"]).column(0)[0].as_py() if known else None
+
+
+def _same_venue(desk: Desk, found: RawObject, batch: Batch, venue: int | None) -> None:
+    """Refuse bars of another publisher than the table's; `SchemaError` names both."""
+    if venue is None:
+        return
+    batch.venue = _venue_of(desk, found.table_name) if batch.venue is None else batch.venue
+    if batch.venue not in (None, venue):
+        raise SchemaError(
+            f"{found.name}: holds bars of publisher {venue}, and those of {found.table_name} are of publisher "
+            f"{batch.venue}, rule: one publisher a table, or its series would jump between exchanges"
+        )
+    batch.venue = venue
+
 # %% ../../nbs/data/15_ingest.ipynb #ing20
 def _visible(desk: Desk, found: RawObject, batch: Batch, output: Output) -> list[Ingest]:
     """Commit what waits where the object has to be compared with it."""
@@ -195,9 +222,11 @@ def _one(desk: Desk, found: RawObject, batch: Batch, layout: Layout) -> list[Ing
     finished = batch.commit() if batch.names(found.name) else []
     done = desk.index.find(found.sha256, found.table_name)
     if done is not None and done.held is not None:
+        refuse_again(desk, found)
         return [*finished, done]
     output, kept = _output(desk, found, batch.table, layout), False
     try:
+        _same_venue(desk, found, batch, output.intake.venue)
         finished += _visible(desk, found, batch, output)
         if done is not None:
             return [*finished, _recounted(desk, found, batch.resource, done, output)]

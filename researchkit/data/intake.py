@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from .envelope import Header
 from .layouts import Layout
-from .naming import Names, steps_of
+from .naming import NO_SYMBOL, Names, steps_of
 from .ordering import taken
 from .quarantine import Ward, faults
 from .schemas import FIELDS
@@ -28,6 +29,7 @@ __all__ = ['CHUNK', 'MANY', 'Progress', 'silent', 'chunks', 'Intake', 'take_in']
 # %% ../../nbs/data/71_intake.ipynb #itk07
 CHUNK = 3 << 20  # bytes of records that are sorted at once
 MANY = 256  # chunks, after which they become larger: a window looks into every one of them
+_FAR = np.uint64(2**63)  # instants from here on are undefined
 Progress = Callable[[str, int, int | None], None]  # "read" or "write", rows done, rows in all
 
 
@@ -74,6 +76,7 @@ class Intake:
     spool: Spool
     ward: Ward
     span: tuple[int, int] | None = None  # first and last event of the sound rows, ns
+    venue: int | None = None  # whose bars they are, in the vendor's number
 
     @classmethod
     def open(
@@ -105,6 +108,24 @@ class Intake:
         cells = steps_of(times, self.layout.step) * max(1, len(self.names.symbols)) + codes
         self.spool.add(cells, chunk, places, times=times)
 
+    def located(
+        self,
+        records: NDArray[np.void],  # shape (n,)
+    ) -> pl.DataFrame:  # symbol, ts_event in ns and, where the key has one, sequence; those that have both
+        """Say which rows of the table some records are about."""
+        fields = FIELDS[self.layout.schema]
+        times = records[fields["ts_event"]]
+        seen = records[fields["ts_recv"]] if "ts_recv" in self.layout.frame.columns else times
+        whole = records[(times < _FAR) & (seen < _FAR)]
+        at = (seen[(times < _FAR) & (seen < _FAR)]).astype(np.int64)
+        codes = self.names.codes(whole["instrument_id"], at) if len(whole) else np.zeros(0, np.int64)
+        named = codes != NO_SYMBOL
+        found = {"ts_event": whole[fields["ts_event"]][named].astype(np.int64)}
+        if "sequence" in self.layout.frame.key:
+            found["sequence"] = whole[fields["sequence"]][named].astype(np.int64)
+        symbols = pl.Series("symbol", [self.names.symbols[c] for c in codes[named]], pl.String)
+        return pl.DataFrame(found).with_columns(symbols)
+
     def close(self) -> None:
         """Give the disk back."""
         self.spool.close()
@@ -132,6 +153,7 @@ def take_in(
             rows += len(chunk)
             progress("read", rows, None)
         intake.ward.judge()
+        intake.venue = min(seen, default=None)
     except BaseException:
         intake.close()
         raise

@@ -14,7 +14,7 @@ import polars as pl
 
 from ..context import Resource, parse_table
 from .filelists import pins_with
-from .findings_page import STYLE, table
+from .findings_page import STYLE, some, table
 from .registry import Registry
 from ..errors import NotFound, not_found
 from ..frames import INSTANT, DType
@@ -144,12 +144,14 @@ class Lineage:
 def _said(row: Mapping[str, Any]) -> str:
     """One origin or holder in words."""
     if "kind" in row:
-        return f"{row['kind']} {row['name']}" + ("" if row["rows"] is None else f", {row['rows']:,} rows")
+        return f"{row['kind']} {row['name']}" + (
+            "" if row["rows"] is None else f", {some(row['rows'], 'row')}"
+        )
     order = f", order {row['order']} (job {row['job']})" if row["order"] else ", no order: brought in by hand"
     again = f", restates {row['replaces'][:12]}" if row["replaces"] else ""
     who = "" if row["put"] is None else f", put {row['put']:%Y-%m-%d} by {row['by']}"
-    files = f"{row['files']:,} file{'s' if row['files'] != 1 else ''}"
-    return f"{row['rows']:,} rows in {files} from {row['name']} {row['raw_sha256'][:12]}{who}{order}{again}"
+    rows, files = some(row["rows"], "row"), some(row["files"], "file")
+    return f"{rows} in {files} from {row['name']} {row['raw_sha256'][:12]}{who}{order}{again}"
 
 # %% ../../nbs/data/62_lineage.ipynb #lin19
 def _object(registry: Registry, begins: str) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _file(registry: Registry, path: str) -> Lineage:
     )
     return Lineage(
         path,
-        f"{held['rows']:,} rows of {held['table_name']}, from {len(came):,} object{'s' if len(came) != 1 else ''}",
+        f"{some(held['rows'], 'row')} of {held['table_name']}, from {some(len(came), 'object')}",
         kept,
         len(came),
     )
@@ -205,7 +207,7 @@ def lineage(
         rows = holders(registry, found["sha256"], limit=limit)
         return Lineage(
             f"{found['name']} ({found['sha256'][:12]})",
-            f"{found['bytes']:,} bytes of {found['table_name']}",
+            f"{some(found['bytes'], 'byte')} of {found['table_name']}",
             rows,
             rows.height,
         )
@@ -222,7 +224,7 @@ def lineage(
     frame, total = origins(registry, of, limit=limit)
     return Lineage(
         name.table,
-        f"{int(frame['rows'].sum()):,} rows from {total:,} object{'s' if total != 1 else ''}",
+        f"{some(int(frame['rows'].sum()), 'row')} from {some(total, 'object')}",
         frame,
         total,
     )

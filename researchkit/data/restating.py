@@ -93,11 +93,13 @@ def _refuse_earlier(desk: Desk, found: RawObject, scopes: Sequence[Scope], publi
     """Refuse a restatement that was published before another one of the same rows; `ValueError` names both days."""
     query = (
         "SELECT raw_sha256, published_ns FROM restatements WHERE table_name = :t AND published_ns > :p "
-        "AND raw_sha256 <> :r AND last_ns >= :a AND first_ns < :b ORDER BY published_ns LIMIT 1"
+        "AND raw_sha256 <> :r AND last_ns >= :a AND first_ns < :b ORDER BY published_ns"
     )
     for scope in scopes:
         of = {"t": found.table_name, "p": published, "r": found.sha256, "a": scope.start, "b": scope.end}
-        if (row := desk.index.registry.one(query, **of)) is not None:
+        for row in desk.index.registry.rows(query, **of):
+            if (scope & _asked(desk, row["raw_sha256"], found.table_name)).empty:
+                continue
             raise ValueError(
                 f"{found.name}: published {written(published)}, and {row['raw_sha256'][:12]}, published "
                 f"{written(row['published_ns'])}, has restated rows of the same span already; editions come in their order"

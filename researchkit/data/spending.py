@@ -38,7 +38,7 @@ def micros(
 def dollars(
     amount: int,  # millionths
 ) -> str:
-    """Write an amount as people read it, rounded up to the cent."""
+    """Write an amount as people read it, rounded up to the cent: what costs something is never 0.00."""
     return f"{Decimal(-(-amount // 10_000)) / 100:,.2f}"
 
 # %% ../../nbs/data/47_spending.ipynb #spd09
@@ -106,6 +106,11 @@ class Estimate:
     def bytes(self) -> int:
         """Uncompressed, as billed."""
         return sum(quote.bytes for quote in self.quotes)
+
+    @property
+    def records(self) -> int:
+        """Records that would come."""
+        return sum(quote.records for quote in self.quotes)
 
     def __str__(self) -> str:
         spent = f", with {dollars(self.spent)} spent" if self.spent else ""
