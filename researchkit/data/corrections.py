@@ -86,19 +86,38 @@ def state(
     return newest.filter(_said)
 
 
+_ROW, _NTH, _AT = "_row", "_nth", "_at"
+
+
+def _numbered(rows: pl.DataFrame, columns: Sequence[str], seed: int) -> pl.DataFrame:
+    """The hash of each row, and how many rows of the same hash stand before it."""
+    hashes = rows.select(columns).hash_rows(seed=seed).alias(_ROW).to_frame()
+    nth = pl.int_range(pl.len(), dtype=pl.Int64)
+    alone = hashes[_ROW].n_unique() == hashes.height  # nearly always, and twenty times faster
+    return hashes.with_columns((pl.lit(0, pl.Int64) if alone else nth.over(_ROW)).alias(_NTH))
+
+
+def _alike(new: pl.DataFrame, held: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
+    """Where the equal of each row of `new` stands in `held`, or null."""
+    place = pl.int_range(pl.len(), dtype=pl.Int64).alias(_AT)
+    for seed in (1, 2, 3):
+        theirs = _numbered(held, columns, seed).with_columns(place)
+        found = _numbered(new, columns, seed).join(theirs, on=[_ROW, _NTH], how="left", maintain_order="left")
+        at = found[_AT]
+        if new.filter(at.is_not_null()).select(columns).equals(held[at.drop_nulls()].select(columns)):
+            return at
+    raise IntegrityError("different rows have the same hash three times over: the memory is broken")
+
+
 def paired(
     new: pl.DataFrame,
     held: pl.DataFrame,  # with `FILE`
     columns: Sequence[str],
 ) -> tuple[pl.DataFrame, pl.DataFrame]:  # `new` with the `FILE` of its equal or null; the rest of `held`
     """Match equal rows, each as often as it is there."""
-    nth = "_nth"
-    numbered = pl.int_range(pl.len()).over(columns).alias(nth)
-    mine, theirs = new.with_columns(numbered), held.with_columns(numbered)
-    on = [*columns, nth]
-    found = mine.join(theirs.select(*on, FILE), on=on, how="left", nulls_equal=True, maintain_order="left")
-    rest = theirs.join(mine.select(on), on=on, how="anti", nulls_equal=True, maintain_order="left")
-    return found.drop(nth), rest.drop(nth)
+    at = _alike(new, held, columns)
+    rest = held.filter(~pl.int_range(pl.len(), dtype=pl.Int64).is_in(at.drop_nulls().implode()))
+    return new.with_columns(held[FILE].gather(at)), rest
 
 # %% ../../nbs/data/35_corrections.ipynb #cor15
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class Listener:
     def __init__(self, kinds: Mapping[int, Shape], clocks: Clocks, losses: Losses) -> None:
         self.clocks, self._kinds, self._losses = clocks, kinds, losses
         self.errors: list[Said] = []
-        self.odd = 0  # records with a time that cannot be
+        self.odd = 0  # records and heartbeats with a time that cannot be
 
     def _count(self, shape: Shape, sent: int) -> None:
         """A record was sent."""
@@ -216,7 +216,8 @@ class Listener:
         """The gateway said something of itself."""
         clocks, losses, at = self.clocks, self._losses, _stamp(message)
         code = message[319] if len(message) >= 320 else _HEARTBEAT
-        at = at if clocks.sound(at) else 0
+        if not clocks.sound(at):
+            self.odd, at = self.odd + (code == _HEARTBEAT), 0
         losses.owed = "slow reader" if code == _SLOW else losses.owed
         if code == _REPLAYED and clocks.replays:
             clocks.replays -= 1

@@ -147,7 +147,8 @@ def at_home(
     """Refuse an address that is not at the vendor's own host."""
     if where.scheme != "https":
         form = "https://HOST:PORT?secret=NAME&call=…&month=…"
-        raise SettingsError(f"there is no vendor: name one in researchkit.toml, vendor_url = {form}")
+        line = f'write one line into researchkit.toml in the workspace, vendor_url = "{form}"'
+        raise SettingsError(f"there is no vendor: {line}, and store the key: researchkit secret put NAME")
     try:
         parts = urlsplit(url)
         place = parts.scheme, parts.hostname, parts.port or 443

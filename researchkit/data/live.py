@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..context import Context, Resource
 from .door import Door
-from .gaps import AHEAD, Gap, Said
+from .gaps import AHEAD, ERROR, Gap, Said, said
 from .instants import written
 from .line import Patience, Refusal
 from .listening import Session
@@ -23,7 +23,7 @@ from .orders import Order
 from .raw import RawZone, locked
 from .registry import Registry
 from .segments import Feed
-from .shelving import Aside, Shelf, laid_aside, recorded, unheard
+from .shelving import Aside, Shelf, laid_aside, listened, recorded, unheard
 from .spending import sized
 from .tape import Tape
 from ..security.durable import make_folder, sweep_temporary
@@ -48,7 +48,7 @@ class Recorded:
     gaps: tuple[Gap, ...]  # what was missed
     trouble: str = ""  # why something that was heard is not in the lake
     said: tuple[str, ...] = ()  # what the gateway complained of, in its own words
-    odd: int = 0  # records that were kept although their time cannot be
+    odd: int = 0  # messages whose time cannot be; the records among them were kept
 
     def __str__(self) -> str:
         counts = {
@@ -103,8 +103,8 @@ class Ways:
         self, feed: Feed, borders: Mapping[str, int], reach: int
     ) -> tuple[Session, int]:  # and its replays
         """One more session, reaching back to where the last one ended if the gateway goes back so far."""
-        oldest = min(borders.values(), default=0)
-        start = oldest if len(borders) == len(feed.schemas) and self._clock() - oldest < reach else None
+        now = self._clock()
+        start = min((at for at in borders.values() if now - at < reach), default=None)
         return self._connect(feed, start), 0 if start is None else len(feed.schemas)
 
     def begins(self, start: int, reach: int) -> int:  # the same
@@ -131,7 +131,7 @@ class Ways:
 
     def missing(self, feed: Feed) -> list[Order]:  # by schema and time; empty: nothing was missed
         """What was missed of a feed since it was first recorded, in the words of orders."""
-        return unheard(self._registry, feed)
+        return unheard(self._registry, feed, self.aside(feed))
 
     def aside(self, feed: Feed) -> list[Aside]:  # by name
         """What of a feed was heard and could not be shelved."""
@@ -144,9 +144,9 @@ class Ways:
         return {schema: end for schema, (_, end) in recorded(self._registry, feed).items()}
 
     def whole(self, feed: Feed) -> list[Order]:  # one a schema of which something was missed
-        """The whole recorded span of each schema with gaps: to buy it is to buy its gaps, since the rest is owned."""
+        """The whole span of each schema with gaps: to buy it is to buy its gaps, since the rest is owned."""
         lacking = {order.schema for order in self.missing(feed)}
-        spans = recorded(self._registry, feed)
+        spans = listened(self._registry, feed, self.aside(feed))
         return [feed.order(schema, *spans[schema]) for schema in feed.schemas if schema in lacking]
 
 # %% ../../nbs/data/51_live.ipynb #liv09
@@ -223,18 +223,21 @@ class _Listening:
         limits, borders = self._limits, self._borders
         session, replays = self._recorder.connect(self._tape.feed, borders, limits.reach)
         self._session, heard, begun = session, time.monotonic(), False
+        waiting: list[bytes] = []  # what came before the header
         self._count.sessions += 1
         while not self._over() and time.monotonic() - heard < limits.quiet:
-            over, messages = session.over, session.take(0.2)
+            over, messages = session.over, waiting + session.take(0.2)
             if not begun and session.start is not None:
                 start = self._recorder.begins(session.start, limits.reach)
                 self._missed(self._tape.begin(start, borders, replays=replays))
                 begun = True
+            waiting = [] if begun else messages
             if messages and begun:
                 self._take(messages)
                 heard = time.monotonic()
             elif over:
                 break
+        self._refused(said(m) for m in waiting if m[1] == ERROR)
 
     def _take(self, messages: list[bytes]) -> None:
         """Write down what came, up to the end or an error."""
@@ -245,10 +248,14 @@ class _Listening:
                 self._count.add(piece)
                 self._count.odd += self._tape.odd - odd
                 self._borders = self._tape.borders()
-                if errors := self._tape.errors:
-                    self._count.said += errors
-                    words = "; ".join(map(str, errors))
-                    raise Refusal(f"live gateway: {words}", again=not any(e.final for e in errors))
+                self._refused(self._tape.errors)
+
+    def _refused(self, errors: Iterable[Said]) -> None:
+        """End the session in the words of the gateway, if it said any."""
+        if found := list(errors):
+            self._count.said += found
+            words = "; ".join(map(str, found))
+            raise Refusal(f"live gateway: {words}", again=not any(e.final for e in found))
 
 # %% ../../nbs/data/51_live.ipynb #liv11
 class Recorder(Ways):

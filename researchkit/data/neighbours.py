@@ -68,6 +68,22 @@ class Stretch:
             rule &= (pl.col("symbol") != self.symbols[-1]) | (pl.col("ts_event") < self.last)
         return rule
 
+    def may_meet(
+        self,
+        symbols: tuple[str, str] | None,  # least and greatest of some rows; None: not known
+        times: tuple[int, int] | None,  # first and last of the same rows, ns; None: not known
+    ) -> bool:
+        """Whether some of these rows can lie in it."""
+        if symbols is None:
+            return True
+        if symbols[0] > self.symbols[-1] or symbols[1] < self.symbols[0]:
+            return False
+        if symbols[0] != symbols[1] or times is None:
+            return True
+        early = symbols[0] == self.symbols[0] and times[1] < self.first
+        late = symbols[0] == self.symbols[-1] and self.last is not None and times[0] >= self.last
+        return not (early or late)
+
 
 def stretch_of(
     bounds: Sequence[tuple[int, int]],  # cell and time
@@ -121,8 +137,8 @@ class Neighbours:
         file, at = self._file(path)
         found = []
         for g in range(file.metadata.num_row_groups):
-            ends = _ends(file.metadata.row_group(g), at["symbol"])
-            if ends is None or (ends[0] <= of.symbols[-1] and ends[1] >= of.symbols[0]):
+            group = file.metadata.row_group(g)
+            if of.may_meet(_ends(group, at["symbol"]), _ends(group, at["ts_event"])):
                 found.append(g)
         return found
 

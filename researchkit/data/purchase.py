@@ -46,10 +46,10 @@ def sample_of(
     start = (order.start if held is None else held) // _DAY * _DAY
     end = start + sample_days(order.schema) * _DAY
     if order.start >= end or order.end <= start:
-        words = (
-            f"{order.table}: nobody has signed for more than its sample, {written(start)} to {written(end)}"
+        words = f"{order.table}: only its sample is ordered, {written(start)} to {written(end)}"
+        raise SignoffError(
+            f"{words}, and {order} is outside of it. For more there is no sign-off in this version"
         )
-        raise SignoffError(f"{words}, and {order} is outside of it. Order the sample, or ask for a sign-off")
     return replace(order, start=max(order.start, start), end=min(order.end, end), sample=True)
 
 
@@ -110,7 +110,9 @@ class Estimating(Closing):
         days, counted = trading_days(asked.dataset, [(asked.start, asked.end)])
         spans = ((max(q.order.start, asked.start), min(q.order.end, asked.end)) for q in quotes)
         left, _ = trading_days(asked.dataset, (span for span in spans if span[0] < span[1]))
-        note = "signed off" if self._signed(asked.resource) else "sample only, nobody has signed for more"
+        note = (
+            "signed off" if self._signed(asked.resource) else "sample only: sign-off is not in this version"
+        )
         held = _held({s: m for o in missing for s, m in self.owned.elsewhere(o).items()})
         caps = self._desk.vendor.caps
         return Estimate(asked, tuple(quotes), tuple(going), 0, caps, days, days - left, note, counted, held)

@@ -76,6 +76,7 @@ class _Part:
     mine: int  # rows of the object
     whole: int  # rows in the file
     origins: frozenset[str]  # the objects that brought the file's rows
+    merged: bool  # by upkeep, out of files of several objects
 
 
 def _parts(
@@ -90,7 +91,7 @@ def _parts(
         if was is None:
             query = "SELECT raw_sha256 FROM file_origins WHERE path = :p"
             merged = [r["raw_sha256"] for r in registry.rows(query, p=path)] if not row["origin"] else []
-            was = _Part(path, 0, row["whole"], frozenset(merged or [row["origin"]]))
+            was = _Part(path, 0, row["whole"], frozenset(merged or [row["origin"]]), bool(merged))
         found[path] = replace(was, mine=was.mine + row["mine"])
     return [found[path] for path in sorted(found)], sum(row["mine"] for row in shared)
 
@@ -107,10 +108,16 @@ def _refuse_partial(
         )
     partly = [part for part in parts if part.mine < part.whole and not part.origins <= named]
     if partly:
-        others = sorted({o[:12] for part in partly for o in part.origins - named})
+        others = ", ".join(sorted({o[:12] for part in partly for o in part.origins - named}))
+        mine, held = sum(part.mine for part in partly), f"holds {account['held']:,} rows"
+        if all(part.merged for part in partly):
+            raise ValueError(
+                f"{words} {held}, and {mine:,} of them lie in files that a compaction merged with those of {others}: "
+                "name these objects too, or read a pin that was made before the compaction"
+            )
         raise ValueError(
-            f"{words} holds {account['held']:,} rows and brought {account['rows']:,} of them; "
-            f"{sum(part.mine for part in partly):,} came with {', '.join(others)}, in files that hold other rows too: "
+            f"{words} {held} and brought {account['rows']:,} of them; "
+            f"{mine:,} came with {others}, in files that hold other rows too: "
             "name these objects too, or use a workspace of its own"
         )
 

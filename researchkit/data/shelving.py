@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from researchkit.data.lake import Lake
 
 # %% auto #0
-__all__ = ['owning', 'Aside', 'set_aside', 'laid_aside', 'Shelf', 'recorded', 'unheard']
+__all__ = ['owning', 'Aside', 'set_aside', 'laid_aside', 'Shelf', 'recorded', 'listened', 'unheard']
 
 # %% ../../nbs/data/69_shelving.ipynb #shv06
 _OWN = """INSERT INTO coverage (table_name, stype, symbol, start_ns, order_id, end_ns)
@@ -111,7 +111,7 @@ class Shelf:
             return
         if found is not None:
             segments = write_segments(found, int(path.stem), self.folder)
-            refused = {s.schema for s in segments if not self._shelve(s) and not s.odd}
+            refused = {s.schema for s in segments if not self._shelve(s)}
             reached("ingest", "before")
             self.registry.write((_OWN, owning(found, but=refused)))
             reached("ingest", "after")
@@ -157,14 +157,25 @@ def recorded(
     return found
 
 
+def listened(
+    registry: Registry,
+    feed: Feed,
+    aside: Iterable[Aside] = (),  # of the feed
+) -> dict[str, tuple[int, int]]:  # by schema: from when until when, nanoseconds UTC; empty: never heard
+    """The span in which a feed was listened to: what was recorded, and what was set aside."""
+    found, schemas = recorded(registry, feed), {feed.order(s, 0, 1).table: s for s in feed.schemas}
+    for one in aside:
+        if one.table in schemas and one.start < one.end:
+            start, end = found.get(schemas[one.table], (one.start, one.end))
+            found[schemas[one.table]] = min(start, one.start), max(end, one.end)
+    return found
+
+
 def unheard(
     registry: Registry,
     feed: Feed,
+    aside: Iterable[Aside] = (),  # of the feed
 ) -> list[Order]:  # by schema and time; empty: nothing is missing
-    """What is missing between the first and the last thing that was recorded, in the words of orders."""
-    coverage = Coverage(registry)
-    return [
-        o
-        for schema, span in recorded(registry, feed).items()
-        for o in coverage.missing(feed.order(schema, *span))
-    ]
+    """What is missing between the first and the last thing that was heard, in the words of orders."""
+    coverage, spans = Coverage(registry), listened(registry, feed, aside)
+    return [o for schema, span in spans.items() for o in coverage.missing(feed.order(schema, *span))]
