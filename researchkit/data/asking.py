@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -54,8 +54,10 @@ class OpenedLake(Holdings):
         raw: RawZone,
         door: Door,
         clock: Callable[[], int] = time.time_ns,  # nanoseconds UTC
+        latency: Mapping[str, int] | None = None,  # by dataset, ns from the capture of a tick to us
     ) -> None:
         super().__init__(registry)
+        self._latency = dict(latency or {})
         self.storage: Storage = FolderStorage(storage) if isinstance(storage, Path) else storage
         self.folder = self.storage.locks.parent  # on this machine
         self._raw, self._door = raw, door

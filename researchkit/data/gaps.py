@@ -144,6 +144,7 @@ class Losses:
     storm: int = 60 * 10**9  # nanoseconds of message time between two flags of one finding
     consecutive: bool = False  # whether the sequence numbers of an instrument leave nothing out
     owed: str = ""  # what was said to be missing before the next message
+    told: int = 0  # when it was said, nanoseconds UTC
     flags: dict[str, int] = field(default_factory=dict)  # by schema: when the last flagged record was sent
     numbers: dict[int, int] = field(default_factory=dict)  # the last sequence number of each instrument
 
@@ -169,7 +170,8 @@ class Losses:
         return bool(number > before + 1)
 
 # %% ../../nbs/data/66_gaps.ipynb #gap18f
-_HEARTBEAT, _SLOW, _REPLAYED, _SKIPPED = 0, 2, 3, 7  # codes of its messages; the last of an error
+_HEARTBEAT, _SLOW, _REPLAYED = 0, 2, 3  # codes of its messages
+_UNKNOWN, _SKIPPED, _AGED = 4, 7, 8  # codes of its errors
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,12 @@ class Said:
     @property
     def final(self) -> bool:
         """Whether the same would be said again: key, symbols or subscription are refused."""
-        return self.code in (1, 2, 4, 5) or "ubscri" in self.words
+        return self.code in (1, 2, _UNKNOWN, 5) or ("ubscri" in self.words and not self.aged)
+
+    @property
+    def aged(self) -> bool:
+        """Whether what should be replayed is not kept any more."""
+        return self.code == _AGED
 
     def __str__(self) -> str:
         nothing = f"; nothing of {', '.join(self.denied)} counts as recorded" if self.denied else ""
@@ -208,7 +215,8 @@ class Listener:
     def _count(self, shape: Shape, sent: int) -> None:
         """A record was sent."""
         clocks = self.clocks
-        clocks.beat = 0 if sent - shape.interval < clocks.beat - AHEAD else clocks.beat
+        wrong = sent - shape.interval < border(shape, clocks.beat - AHEAD)
+        clocks.beat = 0 if wrong else clocks.beat
         clocks.own[shape.schema] = max(clocks.own[shape.schema], sent)
         clocks.common = clocks.common if clocks.replays else max(clocks.common, sent)
 
@@ -218,7 +226,8 @@ class Listener:
         code = message[319] if len(message) >= 320 else _HEARTBEAT
         if not clocks.sound(at):
             self.odd, at = self.odd + (code == _HEARTBEAT), 0
-        losses.owed = "slow reader" if code == _SLOW else losses.owed
+        if code == _SLOW:
+            self._slow(at)
         if code == _REPLAYED and clocks.replays:
             clocks.replays -= 1
             if not clocks.replays:
@@ -234,16 +243,21 @@ class Listener:
         clocks.common, clocks.beat = max(clocks.common, at), max(clocks.beat, at)
         return ""
 
+    def _slow(self, at: int) -> None:
+        """The gateway skipped records."""
+        self._losses.owed = "slow reader"
+        self._losses.told = self._losses.told if self.clocks.replays else max(self._losses.told, at)
+
     def _erred(self, message: bytes) -> None:
         """The gateway reported an error."""
         clocks, told = self.clocks, said(message)
         if told.code == _SKIPPED:
-            self._losses.owed = "slow reader"
+            self._slow(_stamp(message) if clocks.sound(_stamp(message)) else 0)
             return
-        named = [s.schema for s in self._kinds.values() if s.schema in told.words]
-        silent = [schema for schema, at in clocks.own.items() if at <= clocks.begun]
-        clocks.denied = sorted({*clocks.denied, *(named or silent)})
-        self.errors.append(Said(told.words, told.code, tuple(named or silent)))
+        named = [s for s in clocks.own if s in told.words or told.code == _UNKNOWN]
+        denied = named or [schema for schema, at in clocks.own.items() if at <= clocks.begun]
+        clocks.denied = sorted({*clocks.denied, *denied})
+        self.errors.append(Said(told.words, told.code, tuple(denied)))
 
 
 def _stamp(message: bytes) -> int:
@@ -292,9 +306,12 @@ class Watch(Listener):
         """Begin another stretch with a message that does not follow."""
         clocks, shape = self.clocks, self._kinds.get(message[1])
         sent = _stamp(message) if shape is None else shape.at(message) + shape.interval
+        sent = max(sent, self._losses.told)
+        others = sent + AHEAD if shape is not None and shape.interval else sent
         lost, before = list(self._kinds.values()), clocks.borders(self._kinds)
         lost = lost if not clocks.replays or shape is None else [shape]
-        clocks.since |= {s.schema: max(opening(s, sent), before[s.schema]) for s in lost}
+        since = {s.schema: opening(s, sent if s == shape else others) for s in lost}
+        clocks.since |= {schema: max(at, before[schema]) for schema, at in since.items()}
         clocks.own |= {s.schema: max(clocks.own[s.schema], sent) for s in lost}
         clocks.common = clocks.common if clocks.replays else max(clocks.common, sent)
         clocks.beat = max(clocks.beat, sent) if shape is None else clocks.beat

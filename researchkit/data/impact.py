@@ -136,6 +136,15 @@ def _restated(layout: Layout, published: int, *, own: bool) -> pl.Expr:
     return (gone & back) | (~gone & dated)
 
 
+_LATER = """
+SELECT DISTINCT s.raw_sha256, s.published_ns FROM restatements s JOIN ingests n ON n.raw_sha256 = s.raw_sha256 AND n.table_name = s.table_name
+JOIN ingests i ON i.table_name = s.table_name AND i.ingested_ns <= n.ingested_ns
+WHERE i.raw_sha256 >= :a AND i.raw_sha256 < :b AND i.raw_sha256 <> s.raw_sha256 AND (s.replaces = i.raw_sha256 OR EXISTS (
+  SELECT 1 FROM lake_files f WHERE f.raw_sha256 = i.raw_sha256 AND f.table_name = s.table_name
+  AND f.first_ns <= s.last_ns AND f.last_ns >= s.first_ns))
+ORDER BY s.published_ns, s.raw_sha256"""
+
+
 class Impacts(OldPins):
     """Restatements, and what they touch."""
 
@@ -167,11 +176,11 @@ class Impacts(OldPins):
         raise NotFound(f"object {target[:12]} restated nothing: what it brought was new{self._since(target)}")
 
     def _since(self, target: str) -> str:
-        """Who restated an object, in words; "" where nobody did."""
-        query = "SELECT raw_sha256, published_ns FROM restatements WHERE replaces >= :a AND replaces < :b ORDER BY published_ns, raw_sha256"
-        later = self._registry.rows(query, a=target, b=f"{target}g")
-        said = (f"by {row['raw_sha256'][:12]} on {written(row['published_ns'])}" for row in later)
-        return f"; it was restated {', '.join(said)}: ask about that object" if later else ""
+        """Who restated an object, and when, in words; "" where nobody did."""
+        later = self._registry.rows(_LATER, a=target, b=f"{target}g")
+        said = ", ".join(f"{row['raw_sha256'][:12]} on {written(row['published_ns'])}" for row in later)
+        ask = f"researchkit data impact {later[-1]['raw_sha256'][:12]}" if later else ""
+        return f"; rows of its days were restated by {said}: see `{ask}`" if later else ""
 
     def _measured(self, row: Mapping[str, Any], context: Context) -> Restated:
         """Look at the rows of one restatement."""

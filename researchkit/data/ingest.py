@@ -5,7 +5,7 @@
 # %% ../../nbs/data/15_ingest.ipynb #ing03
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
@@ -99,7 +99,8 @@ def _output(desk: Desk, found: RawObject, table: Table, layout: Layout) -> Outpu
     met = _met(desk, intake, found.table_name, change)
     beside = Neighbours(desk.index.storage, met, layout) if met or change is not None else None
     said = always_said(layout, intake.header.dtype) if beside is None else frozenset[str]()
-    shape = Shape(layout, {f.name: f.field_id for f in table.schema().fields}, said)
+    late = desk.latency.get(intake.header.dataset, 0)
+    shape = Shape(layout, {f.name: f.field_id for f in table.schema().fields}, said, late)
     return Output(intake, shape, beside=beside, change=change, progress=desk.progress)
 
 
@@ -274,9 +275,10 @@ def ingest_many(
     context: Context,
     published: datetime | None = None,  # when a correction could first be had
     progress: Progress = silent,
+    latency: Mapping[str, int] | None = None,  # by dataset, ns from the capture of a tick to us; default: none
 ) -> list[Ingest]:  # in the order asked for; an object named twice is told once
     """Bring raw objects into their tables, exactly once, many of them in one commit; resumes where it was interrupted."""
-    desk = Desk(raw, catalog, index, context, nanoseconds(published), progress)
+    desk = Desk(raw, catalog, index, context, nanoseconds(published), progress, latency or {})
     found = {sha256: raw.record(sha256) for sha256 in objects}
     done: dict[str, Ingest] = {}
     by_table = sorted(found.values(), key=lambda f: (f.table_name, f.name, f.put_ns))
@@ -296,8 +298,9 @@ def ingest(
     context: Context,
     published: datetime | None = None,  # when a correction could first be had
     progress: Progress = silent,
+    latency: Mapping[str, int] | None = None,  # by dataset, ns from the capture of a tick to us; default: none
 ) -> Ingest:
     """Bring one raw object into its table, exactly once; raises what the door, the object and its format raise."""
     parts: dict[str, Any] = {"raw": raw, "catalog": catalog, "index": index, "context": context}
-    [done] = ingest_many([raw_sha256], published=published, progress=progress, **parts)
+    [done] = ingest_many([raw_sha256], published=published, progress=progress, latency=latency, **parts)
     return done

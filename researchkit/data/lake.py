@@ -120,6 +120,7 @@ class Lake(LakeReader):
     ) -> Ingest:
         """Bring a raw object into its table, once."""
         parts: dict[str, Any] = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
+        parts["latency"] = self._latency
         return ingest(raw_sha256, context=context, published=published, **parts, **rest)
 
     def ingest_many(
@@ -132,6 +133,7 @@ class Lake(LakeReader):
     ) -> list[Ingest]:
         """Bring raw objects into their tables, each once, many in one commit; goes on where it was interrupted."""
         parts: dict[str, Any] = {"raw": self._raw, "catalog": self.catalog, "index": self._index}
+        parts["latency"] = self._latency
         return ingest_many(objects, context=context, published=published, **parts, **rest)
 
     def overlapping(

@@ -183,7 +183,7 @@ class _Listening:
 
     def __init__(self, tape: Tape, count: _Count, limits: Limits, recorder: Ways, context: Context) -> None:
         self._tape, self._count, self._limits, self._recorder = tape, count, limits, recorder
-        self._context = context
+        self._context, self._reach = context, limits.reach
         self._session: Session | None = None
         self._borders: Mapping[str, int] = {}  # by schema: how far it is complete
 
@@ -221,7 +221,7 @@ class _Listening:
     def _listen(self) -> None:
         """One session from its beginning to its end."""
         limits, borders = self._limits, self._borders
-        session, replays = self._recorder.connect(self._tape.feed, borders, limits.reach)
+        session, replays = self._recorder.connect(self._tape.feed, borders, self._reach)
         self._session, heard, begun = session, time.monotonic(), False
         waiting: list[bytes] = []  # what came before the header
         self._count.sessions += 1
@@ -247,13 +247,14 @@ class _Listening:
                 self._missed(self._tape.write(piece))
                 self._count.add(piece)
                 self._count.odd += self._tape.odd - odd
-                self._borders = self._tape.borders()
+                self._borders, self._reach = self._tape.borders(), self._limits.reach
                 self._refused(self._tape.errors)
 
     def _refused(self, errors: Iterable[Said]) -> None:
         """End the session in the words of the gateway, if it said any."""
         if found := list(errors):
             self._count.said += found
+            self._reach = 0 if any(e.aged for e in found) else self._reach  # no replay next time
             words = "; ".join(map(str, found))
             raise Refusal(f"live gateway: {words}", again=not any(e.final for e in found))
 

@@ -5,9 +5,9 @@
 # %% ../../nbs/data/93_restating.ipynb #rst03
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ class Desk:
     context: Context
     published: int | None = None  # ns UTC
     progress: Progress = silent
+    latency: Mapping[str, int] = field(default_factory=dict)  # by dataset, ns
 
     @property
     def scratch(self) -> Path:

@@ -19,6 +19,7 @@ from .envelope import Header
 from .layouts import DAY, RETRACTED, Layout, stored_columns
 from .naming import DAY_NS, Names
 from .spool import Window
+from ..frames import BARS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,6 +98,8 @@ class Form:
 class Shape(Form):
     """Makes the batches of one table."""
 
+    latency: int = 0  # ns, from the capture of a tick to us
+
     def batch(
         self,
         window: Window,
@@ -115,6 +118,9 @@ class Shape(Form):
         found["ordinal"] = number(window.places)
         if "sequence" in self.layout.frame.key and "sequence" not in found:
             found["sequence"] = number(np.zeros(rows, np.int64))
+        if self.latency and self.layout.frame is not BARS:
+            seen = [plain(found[name]) for name in ("ts_event", "ts_recv") if name in found]
+            found["ts_known"] = number(np.maximum.reduce(seen) + self.latency)
         arrays = [found[f.name] if f.name in found else _nothing(f.type, rows) for f in self.schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
