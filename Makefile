@@ -26,7 +26,7 @@ export OPENBLAS_CORETYPE := Haswell
 endif
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r a b; do printf '  make %-18s %s\n' "$$a" "$$b"; done
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r a b; do printf '  make %-18s %s\n' "$$a" "$$b"; done
 
 # --- the environment ---------------------------------------------------------------------------
 
