@@ -118,9 +118,9 @@ def say(
 HELP = {"help_option_names": ["-h", "--help"]}
 WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help="The workspace folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
-LastOption = Annotated[int, typer.Option("--last", help="How many, the newest.", min=1)]
-RowsOption = Annotated[int, typer.Option("--rows", "-n", help="How many.", min=1)]
-AfterOption = Annotated[str, typer.Option("--after", help="Go on behind this one, to turn pages.")]
+LastOption = Annotated[int, typer.Option("--last", help="Show the newest so many.", min=1)]
+RowsOption = Annotated[int, typer.Option("--rows", "-n", help="Show at most so many.", min=1)]
+AfterOption = Annotated[str, typer.Option("--after", help="Start behind this one, to turn pages.")]
 
 
 def noun(words: str) -> typer.Typer:
@@ -149,7 +149,7 @@ def opened(
     return open_workspace(root)
 
 # %% ../../nbs/commands/01_console.ipynb #con20
-YesOption = Annotated[str, typer.Option("--yes", help="The name, instead of typing it when asked.")]
+YesOption = Annotated[str, typer.Option("--yes", help="The name that would be asked for; for scripts.")]
 
 
 def answered(
@@ -158,10 +158,12 @@ def answered(
     default: str | None = None,  # the answer of somebody who types nothing; None: there is none
 ) -> str:
     """Ask on the error stream; an answer that came through a pipe does not share its line with what follows."""
-    typed: str = typer.prompt(words, default=default, show_default=False, err=True)
-    if not sys.stdin.isatty():
-        typer.echo(err=True)
-    return typed
+    try:
+        typed: str = typer.prompt(words, default=default, show_default=False, err=True)
+        return typed
+    finally:
+        if not sys.stdin.isatty():
+            typer.echo(err=True)
 
 
 def confirmed(

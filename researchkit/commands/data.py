@@ -153,8 +153,8 @@ def data_ls(
 # %% ../../nbs/commands/03_data.ipynb #cdt08
 @data.command("versions")
 def data_versions(
-    name: Annotated[str, typer.Argument(help="What the vendor calls it.")],
-    table: str,
+    name: Annotated[str, typer.Argument(help="The file's name, as the vendor calls it.")],
+    table: Annotated[str, typer.Argument(help="The table it belongs to.")],
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast
 
 import typer
@@ -61,7 +61,7 @@ def lake_tables(workspace: WorkspaceOption = None, json: JsonOption = False) -> 
 @lake.command("head")
 def lake_head(
     table: TableArgument,
-    rows: Annotated[int, typer.Option("--rows", "-n", help="How many.", min=1)] = 5,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Show so many.", min=1)] = 5,
     symbols: SymbolsOption = "",
     start: Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")] = None,
@@ -112,7 +112,9 @@ Act = Callable[[bool, Callable[[int, int], object]], Rows]  # dry or not, and wh
 Done = Callable[[Rows], str]  # what was done, in a sentence
 
 
-def _carried_out(table: str, words: str, act: Act, done: Done, *, yes: str, json: bool) -> None:
+def _carried_out(
+    table: str, words: str, act: Act, done: Done, *, yes: str, json: bool, least: Sequence[str] = ()
+) -> None:
     """Show what would be done, ask, do it, and say so."""
     from researchkit.operations.demo import progress_line
 
@@ -121,7 +123,7 @@ def _carried_out(table: str, words: str, act: Act, done: Done, *, yes: str, json
         say(found, json=json, empty="nothing to do")
         return
     if not json:
-        say(found, json=False)
+        say([{n: v for n, v in row.items() if n not in least} for row in found], json=False)
     confirmed(words, table, yes=yes)
     with progress_line(words, quiet=json or not sys.stderr.isatty()) as tick:
         rows = act(False, tick)
@@ -153,7 +155,7 @@ def lake_compact(
     def done(rows: Rows) -> str:
         return f"{_some(sum(row['files'] for row in rows), 'file')} became {len(rows):,}, with the same rows"
 
-    _carried_out(table, "this merges files", act, done, yes=yes, json=json)
+    _carried_out(table, "this merges files", act, done, yes=yes, json=json, least=("path", "into"))
 
 
 @lake.command("orphans")

@@ -186,6 +186,7 @@ def data_impact(
         return
     for one in found:
         typer.echo(str(one))
-        say(one.runs, json=False, empty="no run saw what was before")
+        if one.runs.height:
+            say(one.runs, json=False, least=("title", "job", "started"))
     if not found:
         typer.echo(f"nothing of {target} was restated")

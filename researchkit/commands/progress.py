@@ -52,8 +52,8 @@ def progress_of(*, quiet: bool) -> Iterator[Told]:
         def told(progress: Progress) -> None:
             cost = f"{dollars(progress.cost)} USD" if progress.cost else ""
             total = progress.of or None
-            seen = {"description": progress.words, "cost": cost, "visible": True}
-            bar.update(task, completed=progress.done, total=total, **seen)
+            words, done = progress.words, progress.done
+            bar.update(task, description=words, completed=done, total=total, visible=True, cost=cost)
 
         yield told
 

@@ -140,7 +140,7 @@ def _written(
 
 @data.command("describe")
 def data_describe(
-    table: str,
+    table: Annotated[str, typer.Argument(help="A table: GLBX.MDP3/trades.")],
     words: Annotated[str, typer.Option(help="One line about it.")] = "",
     owner: Annotated[str, typer.Option(help="Who answers for it.")] = "",
     licence: Annotated[str, typer.Option(help="The licence under which it was bought.")] = "",

@@ -170,7 +170,7 @@ def _refuse_clash(fresh: pl.DataFrame, held: pl.DataFrame, layout: Layout, words
     if clash.height:
         first = clash.row(0, named=True)
         raise IntegrityError(
-            f"{words}: {clash.height:,} rows contradict rows that are held, the first is {first['symbol']} of "
+            f"{words}: of its rows, {clash.height:,} contradict what is held, the first is {first['symbol']} of "
             f"{first[DAY]:%Y-%m-%d}; a correction must say when it was published: ingest(…, published=…)"
         )
 

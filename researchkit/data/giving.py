@@ -121,7 +121,13 @@ class Output(Stage):
             return new
         name, into = self.intake.header.name, self.settled
         found = settle(
-            as_frame(new), held, self.intake.layout, words=name, into=into, change=self.change, spared=self._mine()
+            as_frame(new),
+            held,
+            self.intake.layout,
+            words=name,
+            into=into,
+            change=self.change,
+            spared=self._mine(),
         )
         return self.shape.conformed(found)
 

@@ -53,10 +53,11 @@ class Restated:
         """One line."""
         days, names, pins = self.rows["day"].n_unique(), self.rows["symbol"].n_unique(), len(self.pins)
         where = f"{some(days, 'day')}, {some(names, 'symbol')}"
+        called = ", ".join(pin.name for pin in self.pins[:5]) + (", …" if pins > 5 else "")
         return (
             f"{self.table} restated on {written(self.published_ns)} by {self.raw_sha256[:12]}: "
             f"{some(self.retracted, 'row')} taken back, {self.added:,} added ({where}); "
-            f"{some(pins, 'pin')} {'holds' if pins == 1 else 'hold'} what was before"
+            f"{some(pins, 'pin')} {'holds' if pins == 1 else 'hold'} what was before{': ' * bool(pins)}{called}"
         )
 
 # %% ../../nbs/data/43_impact.ipynb #imp09

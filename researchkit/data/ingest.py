@@ -25,7 +25,6 @@ from .intake import Intake, Progress, silent, take_in
 from .layouts import Layout, layout_in
 from .neighbours import Neighbours, meeting
 from .raw import RawObject, RawZone
-from .registry import insert
 from .restating import Desk, nanoseconds, refuse_again, restating
 from .shares import Count
 from ..errors import SchemaError
@@ -275,7 +274,8 @@ def ingest_many(
     context: Context,
     published: datetime | None = None,  # when a correction could first be had
     progress: Progress = silent,
-    latency: Mapping[str, int] | None = None,  # by dataset, ns from the capture of a tick to us; default: none
+    latency: Mapping[str, int]
+    | None = None,  # by dataset, ns from the capture of a tick to us; default: none
 ) -> list[Ingest]:  # in the order asked for; an object named twice is told once
     """Bring raw objects into their tables, exactly once, many of them in one commit; resumes where it was interrupted."""
     desk = Desk(raw, catalog, index, context, nanoseconds(published), progress, latency or {})
@@ -298,7 +298,8 @@ def ingest(
     context: Context,
     published: datetime | None = None,  # when a correction could first be had
     progress: Progress = silent,
-    latency: Mapping[str, int] | None = None,  # by dataset, ns from the capture of a tick to us; default: none
+    latency: Mapping[str, int]
+    | None = None,  # by dataset, ns from the capture of a tick to us; default: none
 ) -> Ingest:
     """Bring one raw object into its table, exactly once; raises what the door, the object and its format raise."""
     parts: dict[str, Any] = {"raw": raw, "catalog": catalog, "index": index, "context": context}

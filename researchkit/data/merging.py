@@ -21,7 +21,7 @@ __all__ = ['ROWS', 'Head', 'merged']
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-ROWS = 250_000  # in a row group
+ROWS = 100_000  # in a row group; as in a file that was just brought in
 
 # %% ../../nbs/data/88_merging.ipynb #mrg08
 def _stored(table: Any, layout: Layout) -> pl.DataFrame:
