@@ -34,7 +34,8 @@ class Changed:
     def __str__(self) -> str:
         from researchkit.data.findings_page import some
 
-        held = f"{some(len(self.pins), 'pin')} made before: {', '.join(self.pins)}; " if self.pins else ""
+        held = f"{some(len(self.pins), 'pin')} {'holds' if len(self.pins) == 1 else 'hold'} what was before: "
+        held = f"{held}{', '.join(self.pins)}; " if self.pins else ""
         look = f"see `researchkit data impact {self.raw_sha256[:12]}`"
         return f"{self.table}: {some(self.retracted, 'row')} taken back, {self.added:,} added; {held}{look}"
 
