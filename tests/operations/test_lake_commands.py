@@ -101,7 +101,7 @@ def test_no_column_is_squeezed_in_a_narrow_terminal(
 
 def test_upkeep_says_once_what_it_did(root: Path) -> None:
     shown = typed("lake", "expire", TICKS, "--keep", "1", "--yes", TICKS, at=root).stdout
-    assert shown.count("snapshots") == 2
+    assert shown.count("forgotten") == 2, "in the table, and in the sentence"
     assert shown.splitlines()[-1].startswith("done: ")
 
 
