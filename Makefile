@@ -26,7 +26,7 @@ export OPENBLAS_CORETYPE := Haswell
 endif
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r a b; do printf '  make %-18s %s\n' "$$a" "$$b"; done
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r a b; do printf '  make %-18s %s\n' "$$a" "$$b"; done
 
 # --- the environment ---------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ tests: $(VENV)/.dev
 bench: $(VENV)/.dev ## speed against a peer or a limit in the same run; DATE=2026-11-22 also writes nbs/results/
 	@$(BIN)/python tests/bench/measuring.py $(if $(DATE),--date $(DATE))
 
-study-%: $(VENV)/.dev ## long proofs: study-demo-kills
+study-%: $(VENV)/.dev ## long proofs, a page each: demo-kills, kills, large-object, fuzz, vendor-faults, quality
 	@$(BIN)/python tests/studies/$(subst -,_,$*).py
 
 # --- authoring ---------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from .errors import SettingsError, WorkspaceError, not_found
 
 # %% auto #0
-__all__ = ['SCHEMES', 'IDENTITIES', 'PLAIN', 'FILE', 'ENVIRONMENT', 'Settings', 'Address', 'address', 'read', 'path_of',
-           'address_of', 'file_option', 'database_of', 'find_workspace', 'environment']
+__all__ = ['SCHEMES', 'IDENTITIES', 'PLAIN', 'FILE', 'ENVIRONMENT', 'Settings', 'Address', 'address', 'read', 'latencies',
+           'path_of', 'address_of', 'file_option', 'database_of', 'find_workspace', 'environment']
 
 # %% ../nbs/foundation/04_settings.ipynb #set07
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Settings:
     policy_url: str = "embedded:policy"  # Rego files, evaluated in process
     identity: str = "os-user"  # how a principal is established
     executor_url: str = "local:"  # how work is spread
+    latency: str = ""  # from the capture of a tick to us, by dataset: "GLBX.MDP3=350us, XNAS.ITCH=1ms"
     perimeter: str = ""  # hosts and networks that are ours, comma-separated; see the doctor
 
     @property
@@ -93,7 +94,7 @@ SCHEMES: Mapping[str, Mapping[str, str]] = {  # by setting: each scheme with its
     "policy_url": {"embedded": ""}, "executor_url": {"local": ""},
 }  # fmt: skip
 IDENTITIES = ("os-user",)
-PLAIN = ("identity", "perimeter")  # settings that are no URL
+PLAIN = ("identity", "latency", "perimeter")  # settings that are no URL
 
 
 def _check_value(key: str, value: object) -> None:
@@ -102,6 +103,8 @@ def _check_value(key: str, value: object) -> None:
         raise SettingsError(f"{key} must be a string, got {value!r}")
     if key == "identity" and value not in IDENTITIES:
         raise SettingsError(f"identity must be one of {', '.join(IDENTITIES)}, got '{value}'")
+    if key == "latency":
+        latencies(value)
     if key not in PLAIN:
         _check_url(key, address(key, value))
 
@@ -145,6 +148,25 @@ def read(
             raise SettingsError(f"{path.name}: {not_found('setting', key, known)}")
         _check_value(key, value)
     return Settings(root=root, **given)
+
+# %% ../nbs/foundation/04_settings.ipynb #set51
+_UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+
+
+def latencies(
+    text: str,  # "GLBX.MDP3=350us, XNAS.ITCH=1ms"
+) -> dict[str, int]:  # by dataset, nanoseconds; a dataset that is not named has none
+    """Read the delivery latencies; raises `SettingsError`."""
+    found = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        dataset, _, value = (w.strip() for w in part.partition("="))
+        number, unit = value.rstrip("nums"), value.lstrip("0123456789")
+        if not dataset or not number.isdecimal() or unit not in _UNITS:
+            raise SettingsError(f"latency is written DATASET=350us, with ns, us, ms or s, got '{part}'")
+        if dataset in found:
+            raise SettingsError(f"latency: {dataset} stands twice in it")
+        found[dataset] = int(number) * _UNITS[unit]
+    return found
 
 # %% ../nbs/foundation/04_settings.ipynb #set19
 def path_of(

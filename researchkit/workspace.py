@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .context import Context, Principal
 from .errors import WorkspaceError
-from .settings import Settings, address_of, database_of, find_workspace, path_of, read
+from .settings import Settings, address_of, database_of, find_workspace, latencies, path_of, read
 
 if TYPE_CHECKING:
     import polars as pl
@@ -173,6 +173,7 @@ class Shelves(Security):
         return Lake(
             **self._parts("registry", "raw", "door"),
             storage=open_storage(self.settings, lambda: self.secrets),
+            latency=latencies(self.settings.latency),
         )
 
     def _parts(self, *names: str) -> dict[str, Any]:

@@ -12,24 +12,27 @@ import typer
 from .console import JsonOption, WorkspaceOption, noun, opened, say
 
 # %% auto #0
-__all__ = ['access', 'access_explain', 'access_who', 'access_grant']
+__all__ = ['access', 'ActionArgument', 'TableArgument', 'access_explain', 'access_who', 'access_grant']
 
 # %% ../../nbs/commands/05_access.ipynb #cac06
 access = noun("Who may do what, and who did.")
+ActionArgument = Annotated[str, typer.Argument(help="read, ingest, order, pin, upkeep, …")]
+TableArgument = Annotated[str, typer.Argument(help="A table: XNAS.ITCH/trades.")]
 
 
 @access.command("explain")
 def access_explain(
-    who: str,
-    action: str,
-    table: str,
+    who: Annotated[str, typer.Argument(help="The name of an account.")],
+    action: ActionArgument,
+    table: TableArgument,
     roles: Annotated[
-        str, typer.Option(help="Roles to assume, comma-separated; default: those of the workspace.")
+        str,
+        typer.Option(help="Assume these roles, comma-separated; default: those that the workspace gives."),
     ] = "",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say whether somebody may do something, by which rule, and what to do."""
+    """Say whether somebody may do something, by which rule, and what to do if not."""
     from dataclasses import asdict, replace
 
     from researchkit.security.identity import os_user, read_roles
@@ -40,14 +43,17 @@ def access_explain(
     if roles:
         person = replace(person, roles=tuple(sorted(r.strip() for r in roles.split(","))))
     decision = ws.policy.decide(person, action, table)
-    say([{"who": who, "action": action, "resource": table, **asdict(decision)}], json=json)
+    row = {"who": who, "action": action, "resource": table, **asdict(decision)}
+    if not json:
+        row = {n: v for n, v in row.items() if v != ""}
+    say([row], json=json, least=("policy",))
     raise typer.Exit(0 if decision.allow else 1)
 
 
 @access.command("who")
 def access_who(
-    table: str,
-    last: Annotated[int, typer.Option(help="How many entries.")] = 20,
+    table: TableArgument,
+    last: Annotated[int, typer.Option(help="Show the newest so many.", min=1)] = 20,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -65,8 +71,8 @@ def access_who(
 # %% ../../nbs/commands/05_access.ipynb #cac21
 @access.command("grant")
 def access_grant(
-    role: str,
-    action: Annotated[str, typer.Argument(help="read, ingest, order, pin, upkeep, …")],
+    role: Annotated[str, typer.Argument(help="quant, data-engineer, …")],
+    action: ActionArgument,
     resource: Annotated[str, typer.Argument(help="XNAS.ITCH/trades, XNAS.ITCH/* or *")],
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -76,7 +82,12 @@ def access_grant(
     from researchkit.settings import path_of
 
     ws = opened(workspace)
-    said = {"subject": f"table:{resource}", "role": role, "action": action}
-    ws.ledger.append("grant", said, ws.context)
+    line = {"subject": f"table:{resource}", "role": role, "action": action}
+    ws.ledger.append("grant", line, ws.context)
     new = grant(path_of(ws.settings, "policy_url"), role, action=action, resource=resource)
-    say([{"role": role, "action": action, "resource": resource, "new": new}], json=json)
+    said = {"role": role, "action": action, "resource": resource, "new": new}
+    if json:
+        say([said], json=True)
+    else:
+        words = "may now" if new else "could already"
+        typer.echo(f"{role} {words} {action} {'everything' if resource == '*' else resource}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as _json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['CODES', 'HELP', 'WorkspaceOption', 'JsonOption', 'LastOption', 'RowsOption', 'AfterOption', 'YesOption', 'plain',
-           'cell', 'moment', 'as_rows', 'say_json', 'say', 'noun', 'opened', 'confirmed', 'hidden', 'sentence',
-           'unlocked']
+           'cell', 'moment', 'as_rows', 'say_json', 'say', 'noun', 'opened', 'answered', 'confirmed', 'hidden',
+           'sentence', 'unlocked']
 
 # %% ../../nbs/commands/01_console.ipynb #con06
 def plain(
@@ -98,34 +98,29 @@ def say(
     json: bool,  # as JSON
     title: str = "",  # over the table
     empty: str = "nothing to show",  # when there are no rows
+    least: Sequence[str] = (),  # columns that are left out first where there is no room
 ) -> None:
-    """Print rows as a table, or as JSON."""
+    """Print rows as a table that fits the terminal, or a value a line; as JSON, all of it."""
     rows = as_rows(data)
-    if json:
-        say_json(rows)
+    if json or not rows:
+        say_json(rows) if json else typer.echo(empty)
         return
-    from rich.console import Console
-    from rich.table import Table
+    from researchkit.commands.columns import print_rows
 
-    if not rows:
-        typer.echo(empty)
-        return
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in rows[0]:
-        values = [r[name] for r in rows if r[name] is not None]
-        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(v) if k in CODES and v is not None else cell(v) for k, v in row.items()))
-    Console().print(table)
+    of = {name: [r[name] for r in rows if r[name] is not None] for name in rows[0]}
+    numbers = {
+        n for n, v in of.items() if all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in v)
+    }
+    texts = [{k: str(v) if k in CODES and v is not None else cell(v) for k, v in r.items()} for r in rows]
+    print_rows(texts, numbers=numbers, title=title, least=least)
 
 # %% ../../nbs/commands/01_console.ipynb #con15
 HELP = {"help_option_names": ["-h", "--help"]}
 WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", "-w", help="The workspace folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
-LastOption = Annotated[int, typer.Option("--last", help="How many, the newest.", min=1)]
-RowsOption = Annotated[int, typer.Option("--rows", "-n", help="How many.", min=1)]
-AfterOption = Annotated[str, typer.Option("--after", help="Go on behind this one, to turn pages.")]
+LastOption = Annotated[int, typer.Option("--last", help="Show the newest so many.", min=1)]
+RowsOption = Annotated[int, typer.Option("--rows", "-n", help="Show at most so many.", min=1)]
+AfterOption = Annotated[str, typer.Option("--after", help="Start behind this one, to turn pages.")]
 
 
 def noun(words: str) -> typer.Typer:
@@ -154,7 +149,21 @@ def opened(
     return open_workspace(root)
 
 # %% ../../nbs/commands/01_console.ipynb #con20
-YesOption = Annotated[str, typer.Option("--yes", help="The name, instead of typing it when asked.")]
+YesOption = Annotated[str, typer.Option("--yes", help="The name that would be asked for; for scripts.")]
+
+
+def answered(
+    words: str,  # the question
+    *,
+    default: str | None = None,  # the answer of somebody who types nothing; None: there is none
+) -> str:
+    """Ask on the error stream; an answer that came through a pipe does not share its line with what follows."""
+    try:
+        typed: str = typer.prompt(words, default=default, show_default=False, err=True)
+        return typed
+    finally:
+        if not sys.stdin.isatty():
+            typer.echo(err=True)
 
 
 def confirmed(
@@ -165,7 +174,7 @@ def confirmed(
 ) -> None:
     """Return if the name was typed; `ValueError` otherwise, and nothing was done."""
     try:
-        typed = yes or typer.prompt(f"{words}; type '{name}' to go on", err=True)
+        typed = yes or answered(f"{words}; type '{name}' to go on")
     except typer.Abort:
         raise ValueError(
             f"{words}: nobody typed '{name}', so nothing was done; a script says --yes {name}"

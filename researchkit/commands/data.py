@@ -37,8 +37,10 @@ __all__ = ['data', 'ObjectArgument', 'ReasonOption', 'data_inspect', 'data_ls', 
            'data_hold', 'data_release', 'data_delete']
 
 # %% ../../nbs/commands/03_data.ipynb #cdt06
-data = noun("Vendor files and the raw zone.")
-ObjectArgument = Annotated[str, typer.Argument(metavar="SHA256", help="The object, or how its hash begins.")]
+data = noun("Vendor files: bought, kept, checked, pinned.")
+ObjectArgument = Annotated[
+    str, typer.Argument(metavar="SHA256", help="The object: its hash, or at least 8 digits of it.")
+]
 
 
 def _promised(path: Path, sha256: str | None) -> str | None:
@@ -86,8 +88,8 @@ def _first_rows(path: Path, count: int, schema: str | None) -> list[dict[str, An
 @data.command("inspect")
 def data_inspect(
     path: Annotated[Path, typer.Argument(help="A DBN file.")],
-    rows: Annotated[int, typer.Option("--rows", "-n", help="Show the first so many.", min=0, max=1000)] = 0,
-    schema: Annotated[str | None, typer.Option(help="Of a live recording: whose rows.")] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Show the first rows.", min=0, max=1000)] = 0,
+    schema: Annotated[str | None, typer.Option(help="Which schema's rows, of a live recording.")] = None,
     sha256: Annotated[str | None, typer.Option(help="What the vendor's manifest says.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -129,24 +131,34 @@ def data_ls(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the raw objects by table and name."""
+    """List the raw objects, sorted by table and name."""
     ws = opened(workspace)
     behind = _object(ws, after) if after else None
-    found = (
+    found = [
         {"table": o.table_name, "name": o.name, "bytes": o.bytes, "sealed": o.sealed, "sha256": o.sha256}
         for o in ws.raw.objects(table, after=behind, limit=rows)
+    ]
+    if not json:  # a hash that is long enough to be typed, and no table where there is one only
+        left = {"sha256", "table"} if table else {"sha256"}
+        found = [
+            {"object": str(o["sha256"])[:12]} | {n: v for n, v in o.items() if n not in left} for o in found
+        ]
+    say(
+        found,
+        json=json,
+        least=("sealed",),
+        empty="there is nothing behind it" if after else "the raw zone is empty",
     )
-    say(found, json=json, empty="there is nothing behind it" if after else "the raw zone is empty")
 
 # %% ../../nbs/commands/03_data.ipynb #cdt08
 @data.command("versions")
 def data_versions(
-    name: Annotated[str, typer.Argument(help="What the vendor calls it.")],
-    table: str,
+    name: Annotated[str, typer.Argument(help="The file's name, as the vendor calls it.")],
+    table: Annotated[str, typer.Argument(help="The table it belongs to.")],
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List what a name has meant, oldest first."""
+    """List the versions of a file name, oldest first."""
     found = opened(workspace).raw.versions(name, table)
     rows = (
         {"version": v.version, "sha256": v.sha256, "put": moment(v.put_ns), "by": v.put_by} for v in found
@@ -157,18 +169,18 @@ def data_versions(
 @data.command("verify")
 def data_verify(
     table: Annotated[str | None, typer.Argument(help="Only the objects of this table.")] = None,
-    workers: Annotated[int, typer.Option(help="How many objects at a time.", min=1)] = 2,
+    workers: Annotated[int, typer.Option(help="How many objects to read at a time.", min=1)] = 2,
     resume: Annotated[bool, typer.Option(help="Go on with a check that was interrupted.")] = True,
     without_keys: Annotated[
         bool,
         typer.Option(
-            "--without-keys", help="The ciphertext is enough, for a copy that nobody here may read."
+            "--without-keys", help="Check the ciphertext only, for a copy that nobody here may read."
         ),
     ] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Hash every raw object again."""
+    """Hash every raw object again and compare."""
     from dataclasses import asdict
     from itertools import count
 
@@ -226,7 +238,7 @@ def data_retain(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Keep an object at least until a day; a later call may only make it later."""
+    """Keep an object at least until a day; the day can only be moved later."""
     ws = opened(workspace)
     found = _object(ws, sha256)
     ws.raw.retain(found.sha256, until.date())

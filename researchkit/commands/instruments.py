@@ -18,7 +18,7 @@ __all__ = ['AsofOption', 'FromOption', 'ToOption', 'CalendarOption', 'lake_instr
            'lake_actions']
 
 # %% ../../nbs/commands/14_instruments.ipynb #cin07
-AsofOption = Annotated[str | None, typer.Option(help="The instant of the question, UTC; default: now.")]
+AsofOption = Annotated[str | None, typer.Option(help="Answer as of this instant, UTC; default: now.")]
 FromOption = Annotated[str | None, typer.Option("--from", help="First day, UTC: 2013-06-28.")]
 ToOption = Annotated[str | None, typer.Option("--to", help="Nothing from here on, UTC.")]
 CalendarOption = Annotated[str | None, typer.Option(help="An exchange, as in XNYS; default: the dataset's.")]
@@ -38,7 +38,7 @@ def lake_instruments(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what a symbol has been, or which contracts a product has."""
+    """Say what a symbol has meant over time, or list the contracts of a product."""
     if (symbol is None) == (product is None):
         raise ValueError(f"name either a symbol or a product, as in: lake instruments {dataset} --product ES")
     part = opened(workspace).instruments
@@ -60,20 +60,18 @@ def lake_continuous(
     end: ToOption = None,
     asof: AsofOption = None,
     calendar: CalendarOption = None,
-    activity: Annotated[
-        str | None, typer.Option(help="The table that tells volume or open interest.")
-    ] = None,
+    activity: Annotated[str | None, typer.Option(help="The table that has volume or open interest.")] = None,
     out: Annotated[
-        int, typer.Option(help="Weekdays before its deadline that a contract is left.", min=1)
+        int, typer.Option(help="How many weekdays before its deadline a contract is left.", min=1)
     ] = 3,
     steady: Annotated[
-        int, typer.Option(help="Sessions in a row that another contract must lead.", min=1)
+        int, typer.Option(help="How many sessions in a row another contract must lead.", min=1)
     ] = 2,
     settles: Annotated[str | None, typer.Option(help="cash or delivery; default: by its unit.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say which contract a continuous future meant, and when and why that changed."""
+    """Say which contract a continuous future stood for, and when and why that changed."""
     import polars as pl
 
     from researchkit.data.contracts import ASSUMED
@@ -95,7 +93,7 @@ def lake_continuous(
 # %% ../../nbs/commands/14_instruments.ipynb #cin13
 @lake.command("sessions")
 def lake_sessions(
-    calendar: Annotated[str, typer.Argument(help="An exchange, XNYS, or a dataset, GLBX.MDP3.")],
+    calendar: Annotated[str, typer.Argument(help="An exchange (XNYS) or a dataset (GLBX.MDP3).")],
     start: Annotated[str, typer.Option("--from", help="First session: 2013-11-25.")],
     end: ToOption = None,
     bars: Annotated[str | None, typer.Option(help="Build bars from this table: XNAS.ITCH/ohlcv-1m.")] = None,
@@ -104,30 +102,40 @@ def lake_sessions(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the sessions of an exchange, half days marked, or the bars of its sessions."""
+    """List the sessions of an exchange and mark half days, or build one bar a session."""
     from datetime import timedelta
 
     from researchkit.data.sessions import day_of
 
     part, last = opened(workspace).instruments, end or str(day_of(start, name="--from") + timedelta(days=14))
     if bars is None:
-        say(part.sessions(calendar, start, last), json=json)
+        found = part.sessions(calendar, start, last)
+        if not json:
+            found = found.drop(c for c in ("break_start", "break_end") if found[c].is_null().all())
+        say(found, json=json)
+        if not json and (calendar == "CMES" or calendar.startswith("GLBX.")):
+            typer.echo(
+                "CMES: the calendar knows no daily break; the real market is closed 16:00 to 17:00 in Chicago"
+            )
         return
     named = None if "." in calendar else calendar
     say(part.session_bars(bars, start, last, calendar=named, asof=asof, symbols=_split(symbols)), json=json)
 
 # %% ../../nbs/commands/14_instruments.ipynb #cin16
+_LEAST = ("ordinal", "source", "licence", "ts_announced", "ts_published", "ts_pay")  # left out first
+
+
 @lake.command("actions")
 def lake_actions(
-    source: Annotated[str, typer.Argument(help="Who says so: ACME, for the table ACME/actions.")],
+    source: Annotated[str, typer.Argument(help="The source: ACME, for the table ACME/actions.")],
     symbols: SymbolsOption = "",
     asof: AsofOption = None,
     add: Annotated[Path | None, typer.Option(help="A CSV file to bring in first.")] = None,
-    licence: Annotated[str, typer.Option(help="Under which its rows may be used; needed with --add.")] = "",
+    licence: Annotated[str, typer.Option(help="The licence of its rows; needed with --add.")] = "",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List corporate actions as they were known, after bringing in a file of them."""
+    """List corporate actions as they were known; --add brings in a file of them first."""
     part = opened(workspace).instruments
     if add is not None:
         if not licence:
@@ -139,4 +147,12 @@ def lake_actions(
             else "it was in the lake before"
         )
         typer.echo(words, err=True)
-    say(part.actions(source, asof=asof, symbols=_split(symbols)), json=json)
+    found = part.actions(source, asof=asof, symbols=_split(symbols))
+    if not json:  # what no row says takes no room
+        found = found.drop(s.name for s in found if s.cast(str).fill_null("").eq("").all())
+    say(
+        found,
+        json=json,
+        least=_LEAST,
+        empty=f"{source} says nothing of these symbols, or did not say it by then",
+    )

@@ -16,7 +16,6 @@ from researchkit.commands.console import (
     WorkspaceOption,
     YesOption,
     as_rows,
-    cell,
     confirmed,
     noun,
     opened,
@@ -24,7 +23,7 @@ from researchkit.commands.console import (
 )
 
 # %% auto #0
-__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'PartOption', 'Rows', 'Act', 'fitted', 'say_fitting', 'lake_tables',
+__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'TableArgument', 'PartOption', 'Rows', 'Act', 'Done', 'lake_tables',
            'lake_head', 'lake_asof', 'lake_compact', 'lake_orphans', 'lake_expire', 'lake_rewrite', 'lake_layout']
 
 # %% ../../nbs/commands/04_lake.ipynb #clk06
@@ -32,55 +31,15 @@ lake = noun("Tables that know their time.")
 SymbolsOption = Annotated[str, typer.Option(help="Symbols, comma-separated; default: all.")]
 
 PublishedOption = Annotated[
-    str | None, typer.Option(help="Versions published by then, UTC: another edition of the same rows.")
+    str | None,
+    typer.Option(help="The edition that was published by then, UTC: later corrections are left out."),
 ]
 
 
+TableArgument = Annotated[str, typer.Argument(help="A table: GLBX.MDP3/trades.")]
 _LEAST = (  # what is left out first
     "ordinal", "flags", "depth", "ts_in_delta", "ts_recv", "sequence", "side", "action", "ts_published", "ts_known",
 )  # fmt: skip
-
-
-def _wide(rows: list[dict[str, Any]]) -> int:
-    """How many characters a table takes."""
-    found = 1
-    for name in rows[0]:
-        words = [*name.split("\n"), *(cell(row[name]) for row in rows)]
-        found += 3 + max(len(w) for w in words)
-    return found
-
-
-def fitted(
-    rows: list[dict[str, Any]],
-    room: int,  # characters
-    least: Sequence[str] = (),  # what is left out first
-) -> tuple[list[dict[str, Any]], list[str]]:  # rows with fewer columns, and what was left out
-    """Leave columns out until a table fits, or none are left that may be."""
-    left, hidden, shown = [n for n in least if n in rows[0]], list[str](), rows
-    while left and _wide(shown) > room:
-        hidden.append(left.pop(0))
-        shown = [{n: v for n, v in row.items() if n not in hidden} for row in rows]
-    return shown, hidden
-
-
-def say_fitting(data: Any, *, json: bool, least: Sequence[str] = (), empty: str = "nothing to show") -> None:
-    """Print rows as a table that fits the terminal, or a value a line; as JSON, all of it."""
-    rows = as_rows(data)
-    if json or not rows:
-        say(rows, json=json, empty=empty)
-        return
-    from rich.console import Console
-
-    room = Console().width
-    shown, hidden = fitted(rows, room, least)
-    if _wide(shown) > room:
-        most = max(len(n) for n in rows[0])
-        lines = ("\n".join(f"{n:<{most}}  {cell(v)}" for n, v in row.items()) for row in rows)
-        typer.echo("\n\n".join(lines))
-        return
-    say(shown, json=False)
-    if hidden:
-        typer.echo(f"not shown for want of room: {', '.join(hidden)}; --json has them")
 
 
 def _names(symbols: str) -> list[str] | None:
@@ -90,38 +49,38 @@ def _names(symbols: str) -> list[str] | None:
 
 @lake.command("tables")
 def lake_tables(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
-    """List the tables, with what is held: every version of a row."""
+    """List the tables and how many rows each holds, every version of a row counted."""
     found = as_rows(opened(workspace).lake.tables())
     if not json:
         days = {"first": lambda at: str(at)[:10], "last": lambda at: str(at)[:10]}
         names = {"rows": "rows held\n(all versions)"}
         found = [{names.get(n, n): days.get(n, lambda v: v)(v) for n, v in row.items()} for row in found]
-    say_fitting(found, json=json, empty="there is no table yet")
+    say(found, json=json, empty="there is no table yet")
 
 
 @lake.command("head")
 def lake_head(
-    table: str,
-    rows: Annotated[int, typer.Option("--rows", "-n", help="How many.", min=1)] = 5,
+    table: TableArgument,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Show so many.", min=1)] = 5,
     symbols: SymbolsOption = "",
     start: Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")] = None,
     asof: Annotated[str | None, typer.Option(help="Only what was known by then, UTC.")] = None,
     published: PublishedOption = None,
-    pin: Annotated[str | None, typer.Option(help="A dataset version instead of the newest data.")] = None,
-    vendor: Annotated[bool, typer.Option("--vendor", help="The vendor's own columns as well.")] = False,
+    pin: Annotated[str | None, typer.Option(help="A pinned version instead of the newest data.")] = None,
+    vendor: Annotated[bool, typer.Option("--vendor", help="Show the vendor's own columns as well.")] = False,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the first rows of a table, or of a part of it."""
     seen: dict[str, Any] = {"asof": asof, "published": published, "pin": pin, "vendor": vendor}
     lazy = opened(workspace).lake.scan(table, symbols=_names(symbols), start=start, end=end, **seen)
-    say_fitting(lazy.head(rows).collect(), json=json, least=_LEAST)
+    say(lazy.head(rows).collect(), json=json, least=_LEAST)
 
 
 @lake.command("asof")
 def lake_asof(
-    table: str,
+    table: TableArgument,
     when: Annotated[
         str, typer.Argument(metavar="T", help="An instant, UTC: 2013-06-28 or 2013-06-28T16:30.")
     ],
@@ -142,7 +101,7 @@ def lake_asof(
         .collect()
     )
     last = found.sort("symbol", "ts_event").unique("symbol", keep="last", maintain_order=True)
-    say_fitting(last, json=json, least=_LEAST)
+    say(last, json=json, least=_LEAST)
 
 # %% ../../nbs/commands/04_lake.ipynb #clk13
 PartOption = Annotated[
@@ -150,10 +109,13 @@ PartOption = Annotated[
 ]
 Rows = list[dict[str, Any]]
 Act = Callable[[bool, Callable[[int, int], object]], Rows]  # dry or not, and whom to tell how far it got
+Done = Callable[[Rows], str]  # what was done, in a sentence
 
 
-def _carried_out(table: str, words: str, act: Act, *, yes: str, json: bool) -> None:
-    """Show what would be done, ask, do it."""
+def _carried_out(
+    table: str, words: str, act: Act, done: Done, *, yes: str, json: bool, least: Sequence[str] = ()
+) -> None:
+    """Show what would be done, ask, do it, and say so."""
     from researchkit.operations.demo import progress_line
 
     found = act(True, lambda done, of: None)
@@ -161,46 +123,60 @@ def _carried_out(table: str, words: str, act: Act, *, yes: str, json: bool) -> N
         say(found, json=json, empty="nothing to do")
         return
     if not json:
-        say(found, json=False)
+        say([{n: v for n, v in row.items() if n not in least} for row in found], json=False)
     confirmed(words, table, yes=yes)
     with progress_line(words, quiet=json or not sys.stderr.isatty()) as tick:
-        done = act(False, tick)
-    say(done, json=json, title="done")
+        rows = act(False, tick)
+    if json:
+        say(rows, json=True)
+    else:
+        typer.echo(f"done: {done(rows)}")
+
+
+def _some(count: int, thing: str) -> str:
+    """A number of things, in words."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
 
 # %% ../../nbs/commands/04_lake.ipynb #clk14
 @lake.command("compact")
 def lake_compact(
-    table: str,
+    table: TableArgument,
     part: PartOption = None,
     yes: YesOption = "",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make one file of the many of a partition; readers get the same rows."""
+    """Merge the many small files of a partition into one; readers get the same rows."""
     ws = opened(workspace)
 
     def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
         return [vars(m) for m in ws.upkeep.compact(table, part, dry=dry, told=told)]
 
-    _carried_out(table, "this merges files", act, yes=yes, json=json)
+    def done(rows: Rows) -> str:
+        return f"{_some(sum(row['files'] for row in rows), 'file')} became {len(rows):,}, with the same rows"
+
+    _carried_out(table, "this merges files", act, done, yes=yes, json=json, least=("path", "into"))
 
 
 @lake.command("orphans")
 def lake_orphans(
-    table: str, yes: YesOption = "", workspace: WorkspaceOption = None, json: JsonOption = False
+    table: TableArgument, yes: YesOption = "", workspace: WorkspaceOption = None, json: JsonOption = False
 ) -> None:
-    """Remove files that no snapshot, no index and no pin names, and that are older than a day."""
+    """Remove files older than a day that no snapshot, index or pin needs."""
     ws = opened(workspace)
 
     def act(dry: bool, told: Callable[[int, int], object]) -> Rows:
         return [vars(o) for o in ws.upkeep.orphans(table, dry=dry, told=told)]
 
-    _carried_out(table, "this removes files for ever", act, yes=yes, json=json)
+    def done(rows: Rows) -> str:
+        return f"{_some(len(rows), 'file')} removed"
+
+    _carried_out(table, "this removes files for ever", act, done, yes=yes, json=json)
 
 # %% ../../nbs/commands/04_lake.ipynb #clk15
 @lake.command("expire")
 def lake_expire(
-    table: str,
+    table: TableArgument,
     keep: Annotated[int, typer.Option(help="How many snapshots stay.", min=1)] = 100,
     yes: YesOption = "",
     workspace: WorkspaceOption = None,
@@ -213,12 +189,16 @@ def lake_expire(
         found = ws.upkeep.expire(table, keep, dry=dry)
         return [found] if found["forgotten"] else []
 
-    _carried_out(table, "this forgets snapshots", act, yes=yes, json=json)
+    def done(rows: Rows) -> str:
+        gone = sum(row["forgotten"] for row in rows)
+        return f"{_some(gone, 'snapshot')} forgotten; pins and data files stayed"
+
+    _carried_out(table, "this forgets snapshots", act, done, yes=yes, json=json)
 
 
 @lake.command("rewrite")
 def lake_rewrite(
-    table: str, yes: YesOption = "", workspace: WorkspaceOption = None, json: JsonOption = False
+    table: TableArgument, yes: YesOption = "", workspace: WorkspaceOption = None, json: JsonOption = False
 ) -> None:
     """Sort the lists of a table's files again where that helps planning."""
     ws = opened(workspace)
@@ -227,18 +207,21 @@ def lake_rewrite(
         found = ws.upkeep.rewrite(table, dry=dry)
         return [found] if found["untidy"] else []
 
-    _carried_out(table, "this writes manifests again", act, yes=yes, json=json)
+    def done(rows: Rows) -> str:
+        return f"{_some(sum(row['manifests'] for row in rows), 'manifest')} before, {sum(row['now'] for row in rows):,} now"
+
+    _carried_out(table, "this writes manifests again", act, done, yes=yes, json=json)
 
 
 @lake.command("layout")
 def lake_layout(
-    table: str,
+    table: TableArgument,
     buckets: Annotated[
-        int | None, typer.Option(help="Divide new files into so many by symbol; 0 for none.", min=0)
+        int | None, typer.Option(help="Divide new files by symbol into so many buckets; 0: into none.", min=0)
     ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say how a table lies on disk, or change how its new files are divided."""
+    """Show how a table lies on disk, or change how its new files are divided."""
     ws = opened(workspace)
     say([ws.upkeep.layout(table, buckets)], json=json)

@@ -109,6 +109,8 @@ def data_record(
     if backfill:
         return _backfill(ws, feed, yes, json=json)
     limits = Limits(until=instant(until, name="--until") if until else None)
+    for laid in ws.live.aside(feed):
+        typer.echo(f"not in the lake: {laid}", err=True)
     with heard(quiet=json or not sys.stderr.isatty()) as progress:
         done = ws.live.record(feed, limits=limits, progress=progress)
     return _told(done, json=json)

@@ -13,17 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import JsonOption, LastOption, WorkspaceOption, opened, say, say_json
+from researchkit.commands.console import (
+    JsonOption,
+    LastOption,
+    WorkspaceOption,
+    answered,
+    opened,
+    say,
+    say_json,
+)
 from .data import data
+from .progress import going_on, progress_of
 
 if TYPE_CHECKING:
-    from researchkit.data.fulfilment import Progress, Told
+    import polars as pl
+
     from researchkit.data.orders import Placed
     from researchkit.data.spending import Estimate
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['agreed', 'progress_of', 'going_on', 'telling', 'data_ingest', 'data_orders', 'data_coverage']
+__all__ = ['agreed', 'telling', 'estimated', 'data_ingest', 'data_orders', 'data_coverage', 'progress_of', 'going_on']
 
 # %% ../../nbs/commands/12_order.ipynb #cor06
 def agreed(
@@ -45,58 +55,25 @@ def agreed(
         return None
     amount = dollars(cost).replace(",", "")
     if cost <= caps.call:
-        if not typer.confirm("proceed?", err=True):
+        if answered("proceed? [y/N]", default="n").strip().lower() not in ("y", "yes"):
             raise ValueError("nothing was bought")
         return amount
     words = f"this is above the {dollars(caps.call)} USD that may be spent unasked; type {amount} to go on"
-    if (typed := typer.prompt(words, err=True).strip()) != amount:
+    if (typed := answered(words).strip()) != amount:
         raise ValueError(f"'{typed}' is not '{amount}', so nothing was bought")
     return amount
 
-# %% ../../nbs/commands/12_order.ipynb #cor11
-@contextmanager
-def progress_of(*, quiet: bool) -> Iterator[Told]:
-    """Show how far orders are."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    from researchkit.data.spending import dollars
-
-    columns = (
-        TextColumn("{task.description:<40}"), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[cost]}"),
-    )  # fmt: skip
-    with Bar(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task("", total=None, cost="")
-
-        def told(progress: Progress) -> None:
-            cost = f"{dollars(progress.cost)} USD" if progress.cost else ""
-            total = progress.of or None
-            bar.update(task, description=progress.words, completed=progress.done, total=total, cost=cost)
-
-        yield told
-
-
-@contextmanager
-def going_on() -> Iterator[None]:
-    """Say how to go on when somebody presses Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(
-            "interrupted: `researchkit data orders --resume` goes on from here; nothing is bought twice",
-            err=True,
-        )
-        raise typer.Exit(130) from None
+# %% ../../nbs/commands/12_order.ipynb #cor29
+_all_ = [progress_of, going_on]  # see commands.progress
 
 # %% ../../nbs/commands/12_order.ipynb #cor14
-def _bought(placed: list[Placed]) -> list[dict[str, Any]]:
-    """What became of orders, for people."""
+def _bought(placed: list[Placed], *, json: bool) -> list[dict[str, Any]]:
+    """What became of orders; for programs the cost is a number."""
     from researchkit.data.spending import dollars
 
     return [
-        {"order": p.id, "what": str(p.order), "state": p.state, "records": p.records, "USD": dollars(p.cost_micros), "words": p.words}
+        {"order": p.id, "what": str(p.order), "state": p.state, "records": p.records,
+         "USD": p.cost_micros / 1e6 if json else dollars(p.cost_micros), "words": p.words}
         for p in placed
     ]  # fmt: skip
 
@@ -105,7 +82,7 @@ def _told(placed: list[Placed], *, json: bool, empty: str) -> None:
     """Say what became of orders, and on standard error what somebody has to know."""
     from researchkit.data.fulfilment import DEARER
 
-    say(_bought(placed), json=json, empty=empty)
+    say(_bought(placed, json=json), json=json, empty=empty)
     for each in placed:
         if each.words.startswith(DEARER):
             typer.echo(f"warning: order {each.id} is {each.words}; ask the vendor", err=True)
@@ -122,19 +99,50 @@ def telling(*, json: bool) -> Iterator[None]:
         _told(e.done, json=json, empty="")
         raise
 
-
+# %% ../../nbs/commands/12_order.ipynb #cor23
 def _taken(ws: Workspace, path: Path, *, json: bool) -> None:
     """Bring in what was delivered by other means."""
+    from researchkit.commands.delivery import say_taken
+
     with progress_of(quiet=json or not sys.stderr.isatty()) as told:
         found = ws.orders.take(path, told=told)
-    rows = ({"table": i.table, "rows": i.rows, "new": i.new, "raw": i.raw_sha256} for i in found)
-    say(rows, json=json, empty="nothing in it may be read: it is sealed")
+    say_taken(ws, found, json=json)
+
+# %% ../../nbs/commands/12_order.ipynb #cor26
+def estimated(
+    said: Estimate,
+) -> dict[str, Any]:  # sums and parts; money in US dollars
+    """An estimate for programs."""
+    parts = [
+        {"order": str(q.order), "cost": q.cost / 1e6, "bytes": q.bytes, "records": q.records}
+        for q in said.quotes
+    ]
+    sums = {"cost": said.cost / 1e6, "currency": "USD", "bytes": said.bytes, "records": said.records}
+    month = {
+        "spent": said.spent / 1e6,
+        "caps": {"call": said.caps.call / 1e6, "month": said.caps.month / 1e6},
+    }
+    days = {"days": said.days, "owned": said.owned, "counted": said.counted}
+    return {"asked": str(said.asked), **sums, **month, **days, "note": said.note, "missing": parts}
+
+
+def _estimated(said: Estimate, *, json: bool) -> None:
+    """Say what would be bought; its sum stands on the error stream already."""
+    from researchkit.data.spending import dollars
+
+    if json:
+        return say_json(estimated(said))
+    rows = (
+        {"missing": str(q.order), "USD": dollars(q.cost), "bytes": q.bytes, "records": q.records}
+        for q in said.quotes
+    )
+    return say(rows, json=False, empty="nothing is missing")
 
 # %% ../../nbs/commands/12_order.ipynb #cor14b
 @data.command("ingest")
 def data_ingest(
     path: Annotated[
-        Path | None, typer.Argument(help="A delivered folder or a DBN file, instead of an order.")
+        Path | None, typer.Argument(help="A delivered folder or a DBN file, if there is nothing to order.")
     ] = None,
     dataset: Annotated[str, typer.Option(help="The vendor's word: GLBX.MDP3.")] = "",
     schema: Annotated[str, typer.Option(help="The vendor's word: trades, ohlcv-1m, mbp-1.")] = "",
@@ -146,7 +154,10 @@ def data_ingest(
         str, typer.Option("--to", help="A day, exclusive; or a month or a year, to its end.")
     ] = "",
     stype: Annotated[
-        str | None, typer.Option(help="How symbols are meant, where that cannot be seen.")
+        str | None,
+        typer.Option(
+            help="What the symbols are (raw_symbol, parent, continuous), if they do not tell by themselves."
+        ),
     ] = None,
     yes: Annotated[
         str, typer.Option("--yes", metavar="USD", help="What it may cost at most, instead of asking.")
@@ -157,7 +168,7 @@ def data_ingest(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Buy what is missing of a range, or take in a delivery, up to rows in the lake."""
+    """Buy what is missing of a range, or take in files you have, until the rows are in the lake."""
     from researchkit.data.orders import order_of
 
     ws, named = (
@@ -174,8 +185,7 @@ def data_ingest(
     said = ws.orders.estimate(order)
     typer.echo(str(said), err=True)
     if estimate:
-        return say([{"missing": str(q.order), "USD": q.cost / 1e6, "bytes": q.bytes, "records": q.records} for q in said.quotes],
-                   json=json, empty="nothing is missing")  # fmt: skip
+        return _estimated(said, json=json)
     limit = agreed(said, yes, person=sys.stdin.isatty() and sys.stderr.isatty())
     with telling(json=json), going_on(), progress_of(quiet=json or not sys.stderr.isatty()) as told:
         found = ws.orders.buy(order, agreed=limit, told=told)
@@ -195,12 +205,29 @@ def _resumed(ws: Workspace, id: str | None, yes: str, *, json: bool) -> None:
     _told(found, json=json, empty="nothing is open")
 
 
+def _listed(found: pl.DataFrame, *, json: bool) -> None:
+    """List orders: money as people write it, days without midnight."""
+    from researchkit.data.spending import dollars, micros
+
+    if json:
+        return say(found, json=True)
+    short = {"made": lambda at: str(at)[:10], "usd": lambda usd: dollars(micros(usd))}
+    rows = [
+        {"USD" if n == "usd" else n: short.get(n, lambda v: v)(v) for n, v in row.items()}
+        for row in found.to_dicts()
+    ]
+    if not any(row["words"] for row in rows):
+        rows = [{n: v for n, v in row.items() if n != "words"} for row in rows]
+    least = ("job", "by", "sample", "records", "end", "start", "made", "words")
+    return say(rows, json=False, least=least, empty="nothing was ordered yet")
+
+
 @data.command("orders")
 def data_orders(
-    id: Annotated[str | None, typer.Argument(help="One order, or how its number begins.")] = None,
+    id: Annotated[str | None, typer.Argument(help="One order, by its id or how that begins.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was interrupted.")] = False,
     close: Annotated[
-        str, typer.Option("--close", metavar="REASON", help="Give one order up that cannot go on.")
+        str, typer.Option("--close", metavar="REASON", help="Give up an order that cannot go on.")
     ] = "",
     yes: Annotated[
         str,
@@ -210,23 +237,23 @@ def data_orders(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List orders, the newest first, go on with them, or give one up."""
+    """List the orders, newest first; go on with them; or give one up."""
     ws = opened(workspace)
     if close:
         if id is None or resume:
             raise ValueError("--close gives up one order: name it, and leave --resume out")
-        return say(_bought([ws.orders.close(id, close)]), json=json)
+        return say(_bought([ws.orders.close(id, close)], json=json), json=json)
     if resume:
         return _resumed(ws, id, yes, json=json)
     if id is None:
-        return say(ws.orders.orders(limit=last), json=json, empty="nothing was ordered yet")
+        return _listed(ws.orders.orders(limit=last), json=json)
     placed = ws.orders.book.get(id)
     files = ws.orders.book.files(placed)
     if json:
-        return say_json({**_bought([placed])[0], "files": files})
-    say(_bought([placed]), json=False)
+        return say_json({**_bought([placed], json=True)[0], "files": files})
+    say(_bought([placed], json=False), json=False)
     say(
-        ({"file": f["name"], "bytes": f["bytes"], "raw": f["raw_sha256"]} for f in files),
+        ({"file": f["name"], "bytes": f["bytes"], "raw": f["raw_sha256"][:12]} for f in files),
         json=False,
         empty="no files yet",
     )
@@ -238,5 +265,5 @@ def data_coverage(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List which ranges were bought and are in the lake."""
+    """List the ranges that were bought and are in the lake."""
     say(opened(workspace).orders.coverage(table), json=json, empty="no range was bought yet")

@@ -12,7 +12,6 @@ import typer
 
 from .console import JsonOption, WorkspaceOption, moment, noun, opened, say, say_json
 from .data import data
-from .lake import say_fitting
 
 if TYPE_CHECKING:
     from researchkit.data.objects import Finding
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ['pin', 'pin_create', 'pin_ls', 'pin_show', 'pin_export', 'pin_verify', 'data_impact']
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn06
-pin = noun("Dataset versions that stay what they are.")
+pin = noun("Named versions of data that never change.")
 data.add_typer(pin, name="pin")
 
 
@@ -48,7 +47,7 @@ def _rows_of(found: Pin, *, json: bool) -> list[dict[str, Any]]:
 
 @pin.command("create")
 def pin_create(
-    name: Annotated[str, typer.Argument(help="What people will call it; given once.")],
+    name: Annotated[str, typer.Argument(help="Its name, which no other pin has or will have.")],
     tables: Annotated[list[str], typer.Argument(help="Tables: DEMO/ohlcv-1d.")],
     objects: Annotated[
         list[str] | None, typer.Option("--object", help="Only what this raw object holds; may be repeated.")
@@ -61,7 +60,7 @@ def pin_create(
     given: dict[str, Any] = {} if objects is None else {"objects": objects}
     publication = "exact" if exact else "assumed"
     made = opened(workspace).pins.create(name, tables, publication=publication, **given)
-    say_fitting(_rows_of(made, json=json), json=json, least=_LEAST)
+    say(_rows_of(made, json=json), json=json, least=_LEAST)
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn16
 @pin.command("ls")
@@ -75,7 +74,7 @@ def pin_ls(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
          "tables": r["tables"], "rows": int(r["rows"] or 0), "publication": r["publication"]}
         for r in opened(workspace).registry.rows(query)
     )  # fmt: skip
-    say_fitting(found, json=json, least=("publication", "by", "id"), empty="there is no pin yet")
+    say(found, json=json, least=("publication", "by", "id"), empty="there is no pin yet")
 
 
 @pin.command("show")
@@ -92,16 +91,18 @@ def pin_show(
         for t in found.tables
         for f in t.files
     )
-    say_fitting(named if files else _rows_of(found, json=json), json=json, least=() if files else _LEAST)
+    say(named if files else _rows_of(found, json=json), json=json, least=() if files else _LEAST)
 
 # %% ../../nbs/commands/11_pins.ipynb #cpn09
 @pin.command("export")
 def pin_export(
     name: str,
-    to: Annotated[Path | None, typer.Option("--to", help="A file; default: the output.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The file to write; default: standard output.")
+    ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write a pin down, to be checked elsewhere."""
+    """Write a pin to a file, so that it can be checked elsewhere."""
     from researchkit.data.pinbook import export
 
     ws = opened(workspace)
@@ -133,15 +134,16 @@ def _say_findings(found: list[Finding], *, json: bool) -> None:
 @pin.command("verify")
 def pin_verify(
     name: Annotated[str | None, typer.Argument(help="A pin of this workspace.")] = None,
-    book: Annotated[Path | None, typer.Option("--book", help="A pin that was written down.")] = None,
+    book: Annotated[Path | None, typer.Option("--book", help="A pin that was written with export.")] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="The files of the book: a lake, or a copy.")
+        Path | None,
+        typer.Option("--folder", help="Where the files of the book lie: a lake, or a copy of it."),
     ] = None,
     rows: Annotated[bool, typer.Option(help="Hash the rows of a book's files as well.")] = True,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a pin: its id and every file of it."""
+    """Check a pin: its id and every one of its files."""
     from researchkit.data.pinbook import verify_book
 
     if (name is None) == (book is None) or (book is None) != (folder is None):
@@ -161,12 +163,15 @@ def pin_verify(
 @data.command("impact")
 def data_impact(
     target: Annotated[
-        str, typer.Argument(metavar="OBJECT|TABLE", help="A table, or a raw object by its hash.")
+        str,
+        typer.Argument(
+            metavar="OBJECT|TABLE", help="A table, or the hash of the raw object that brought the correction."
+        ),
     ],
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what restatements touch: rows, pins, runs."""
+    """Say what a correction by the vendor touches: rows, pins and runs."""
     from researchkit.operations.impact import impact
 
     found = impact(opened(workspace), target)
@@ -181,6 +186,7 @@ def data_impact(
         return
     for one in found:
         typer.echo(str(one))
-        say(one.runs, json=False, empty="no run saw what was before")
+        if one.runs.height:
+            say(one.runs, json=False, least=("title", "job", "started"))
     if not found:
         typer.echo(f"nothing of {target} was restated")

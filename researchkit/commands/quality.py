@@ -51,25 +51,15 @@ def _surveyed(subject: str, workspace: Path | None, calendar: str | None, given:
     )
 
 
-def _some(number: int, what: str) -> str:
-    """Write a number of things."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def _spoken(report: Report) -> None:
     """Say a report in a shell."""
-    from researchkit.data.judging import most
+    from researchkit.data.findings_page import some
 
     span = "" if report.first is None else f" from {cell(report.first)} to {cell(report.last)}"
     typer.echo(
-        f"{report.subject}: {_some(report.rows, 'row')} of {_some(report.symbols, 'symbol')}{span}; {report.seen}; calendar {report.calendar}"
+        f"{report.subject}: {some(report.rows, 'row')} of {some(report.symbols, 'symbol')}{span}; {report.seen}; calendar {report.calendar}"
     )
-    told = (
-        report.summary()
-        .drop("words")
-        .join(most(report.findings), on=["severity", "check"], maintain_order="left")
-    )
-    shown = told.select("severity", "check", "symbols", "rows", "words")
+    shown = report.summary().select("severity", "check", "symbols", "rows", "words")
     say(shown, json=False, empty=f"nothing was found; {len(report.made)} checks were made")
     if report.quarantined.height:
         say(report.quarantined.select("reason", "rows", "first", "last"), json=False, title="in quarantine")
@@ -79,18 +69,25 @@ def _spoken(report: Report) -> None:
 # %% ../../nbs/commands/15_quality.ipynb #cqu07
 @data.command("quality")
 def data_quality(
-    subject: Annotated[str, typer.Argument(metavar="TABLE|FILE", help="GLBX.MDP3/trades, or a DBN file.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="TABLE|FILE", help="A table, GLBX.MDP3/trades, or a DBN file.")
+    ],
     symbols: SymbolsOption = "",
     start: FromOption = None,
     end: ToOption = None,
-    asof: Annotated[str | None, typer.Option(help="As it was known then, UTC.")] = None,
-    pin: Annotated[str | None, typer.Option(help="A dataset version.")] = None,
-    calendar: Annotated[str | None, typer.Option(help="Hours of the market: XNYS, CMES, 24/7, none.")] = None,
+    asof: Annotated[str | None, typer.Option(help="Look at what was known by this instant, UTC.")] = None,
+    pin: Annotated[
+        str | None, typer.Option(help="Look at a pinned version instead of the newest data.")
+    ] = None,
+    calendar: Annotated[
+        str | None,
+        typer.Option(help="Hours of the market: XNYS, CMES, 24/7 or none; default: those of the dataset."),
+    ] = None,
     page: Annotated[Path | None, typer.Option(help="Write the report to this HTML file.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what is wrong with a table or a file; exit 1 for an error or rows in quarantine."""
+    """Say what is wrong with a table or a file; exits with 1 for errors or rows in quarantine."""
     given = {"symbols": _named(symbols), "start": start, "end": end, "asof": asof, "pin": pin}
     report = _surveyed(subject, workspace, calendar, given)
     if page is not None:
@@ -109,14 +106,19 @@ def data_quality(
 # %% ../../nbs/commands/15_quality.ipynb #cqu12
 @data.command("catalog")
 def data_catalog(
-    words: Annotated[list[str] | None, typer.Argument(help="What is looked for: nasdaq daily.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(help="What to look for: nasdaq daily.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find tables by words; without any, list them."""
+    """Find tables by words, or list all of them."""
     found = opened(workspace).catalog.search(" ".join(words or []))
     shown = found if json else found.select("table", "words", "symbols", "first", "last", "rows", "bytes")
-    say(shown, json=json, empty=f"nothing answers '{' '.join(words)}'" if words else "there is no table yet")
+    say(
+        shown,
+        json=json,
+        least=("bytes", "words", "first"),
+        empty=f"nothing answers '{' '.join(words)}'" if words else "there is no table yet",
+    )
 
 # %% ../../nbs/commands/15_quality.ipynb #cqu24
 def _written(
@@ -138,19 +140,19 @@ def _written(
 
 @data.command("describe")
 def data_describe(
-    table: str,
+    table: Annotated[str, typer.Argument(help="A table: GLBX.MDP3/trades.")],
     words: Annotated[str, typer.Option(help="One line about it.")] = "",
     owner: Annotated[str, typer.Option(help="Who answers for it.")] = "",
-    licence: Annotated[str, typer.Option(help="Under which it was bought.")] = "",
+    licence: Annotated[str, typer.Option(help="The licence under which it was bought.")] = "",
     classification: Annotated[str, typer.Option(help="How sensitive it is.")] = "",
-    units: Annotated[str, typer.Option(help="Of its prices: USD.")] = "",
+    units: Annotated[str, typer.Option(help="The unit of its prices: USD.")] = "",
     symbol: Annotated[
         list[str] | None, typer.Option(help="What a symbol is called: COMP=NASDAQ Composite.")
     ] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show everything that is known of a table, or write on its card."""
+    """Show everything that is known of a table, or add to it."""
     from researchkit.data.catalog import Catalog
 
     ws = opened(workspace)
@@ -174,16 +176,19 @@ def data_describe(
 @data.command("lineage")
 def data_lineage(
     thing: Annotated[
-        str, typer.Argument(metavar="TABLE|FILE|SHA256", help="A table, a file of the lake, or an object.")
+        str,
+        typer.Argument(
+            metavar="TABLE|FILE|SHA256", help="A table, the path of a lake file, or the hash of a raw object."
+        ),
     ],
     symbols: SymbolsOption = "",
     start: FromOption = None,
     end: ToOption = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", help="How many objects at most.", min=1)] = 100,
+    rows: Annotated[int, typer.Option("--rows", "-n", help="Name at most so many objects.", min=1)] = 100,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say where a table or a file came from, or where an object went."""
+    """Say where the rows of a table or a file came from, or where an object went."""
     from researchkit.data.instants import instant
     from researchkit.data.lineage import lineage
 

@@ -148,10 +148,12 @@ def gate_status(
 
 @gate.command("power")
 def gate_power(
-    tracking_error: Annotated[float, typer.Option(help="A year, of the difference.")] = 0.01,
-    edge: Annotated[float, typer.Option(help="A year, the true improvement.")] = 0.01,
-    ideas: Annotated[int, typer.Option(help="Challengers in the campaign.")] = 1,
-    number: Annotated[int, typer.Option(help="Of the campaign; later ones may spend less.")] = 1,
+    tracking_error: Annotated[
+        float, typer.Option(help="The tracking error of the difference, a year.")
+    ] = 0.01,
+    edge: Annotated[float, typer.Option(help="The true improvement, a year.")] = 0.01,
+    ideas: Annotated[int, typer.Option(help="How many challengers the campaign has.")] = 1,
+    number: Annotated[int, typer.Option(help="The number of the campaign; later ones may spend less.")] = 1,
     json: JsonOption = False,
 ) -> None:
     """Say how many years a decision would take, before anybody spends them."""

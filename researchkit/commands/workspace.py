@@ -7,20 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from researchkit.commands.console import (
     JsonOption,
     WorkspaceOption,
+    answered,
     noun,
     opened,
     say,
     say_json,
     unlocked,
 )
+from ..settings import FILE as SETTINGS_FILE
 from ..settings import find_workspace
+
+if TYPE_CHECKING:
+    from researchkit.workspace import Workspace
 
 # %% auto #0
 __all__ = ['place', 'demo', 'init', 'verify', 'doctor', 'dashboard', 'workspace_destroy']
@@ -49,17 +54,32 @@ def init(workspace: WorkspaceOption = None, json: JsonOption = False) -> None:
     """Make a workspace, or say that there is one."""
     ws = opened(workspace, make=True)
     ws.ledger.head()
-    say(
-        [
-            {
-                "workspace": str(ws.root),
-                "tier": ws.settings.tier,
-                "you": ws.principal.name,
-                "roles": ", ".join(ws.principal.roles),
-            }
-        ],
-        json=json,
+    row = {
+        "workspace": str(ws.root),
+        "tier": ws.settings.tier,
+        "you": ws.principal.name,
+        "roles": ", ".join(ws.principal.roles),
+        "settings": str(ws.root / SETTINGS_FILE),
+    }
+    say([row], json=json)
+    if not json:
+        typer.echo(f"\n{_what_next(ws)}")
+
+
+def _what_next(ws: Workspace) -> str:
+    """Where settings are written, and the line that a vendor needs."""
+    path = ws.root / SETTINGS_FILE
+    there = (
+        "has the settings" if path.is_file() else "may hold settings; it is not there, so the defaults apply"
     )
+    lines = [f"{path.name} {there}."]
+    if ws.settings.vendor_url == "none:":
+        lines += [
+            "To order data, write one line into it, with what may be spent (US dollars):",
+            '  vendor_url = "https://HOST:443?secret=vendor&call=50&month=500"',
+            "and store the vendor's key: researchkit secret put vendor",
+        ]
+    return "\n".join(lines)
 
 # %% ../../nbs/commands/02_workspace.ipynb #cws11
 def verify(
@@ -145,6 +165,6 @@ def workspace_destroy(
     from researchkit.workspace import destroy
 
     root = find_workspace(workspace)
-    typed = yes or typer.prompt(f"this removes {root} for ever; type '{root.name}' to go on")
+    typed = yes or answered(f"this removes {root} for ever; type '{root.name}' to go on")
     removed = destroy(root, confirmed=typed)
-    typer.echo(f"removed {removed:,} files of {root}")
+    typer.echo(f"removed {removed:,} file{'s' * (removed != 1)} of {root}")

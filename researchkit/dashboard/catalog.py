@@ -15,6 +15,7 @@ import polars as pl
 from . import pieces, plots, reading
 from .panes import FLUSH, Paged, guarded, html
 from ..data.entries import sized
+from ..data.spending import dollars, micros
 
 if TYPE_CHECKING:
     from researchkit.data.catalog import Catalog
@@ -42,7 +43,7 @@ def tiles(
         ("symbols", f"{entry.symbols:,}", False), ("size", sized(entry.bytes), False),
         ("bytes a row", f"{entry.bytes / entry.rows:.1f}" if entry.rows else "–", False),
         ("in quarantine", f"{entry.quarantined:,}", entry.quarantined > 0), ("restatements", f"{entry.restatements:,}", False),
-        ("pins", f"{entry.pins:,}", False), ("paid", f"{entry.paid:,.2f} USD" if entry.paid else "–", False),
+        ("pins", f"{entry.pins:,}", False), ("paid", f"{dollars(micros(entry.paid))} USD" if entry.paid else "–", False),
     ]  # fmt: skip
     cells = "".join(
         f'<div class="{"ask" if ask else ""}"><b>{escape(v)}</b><span>{k}</span></div>' for k, v, ask in shown

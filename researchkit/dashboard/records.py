@@ -141,9 +141,10 @@ class ArchivePage:
 
 # %% ../../nbs/dashboard/08_records.ipynb #drc14
 KINDS = (
-    "delivered", "denied", "description", "ingest", "live gap", "notebook", "order", "order given up", "pin", "pin export",
-    "quality", "raw read", "read", "refusal", "registration", "result", "run", "screen", "seal opened", "trial", "upkeep",
-    "verdict",
+    "delete", "delete refused", "delivered", "denied", "description", "grant", "hold", "ingest", "key", "licence ended",
+    "licence ends", "live gap", "notebook", "object", "order", "order given up", "overcharged", "pin", "pin export", "quality", "raw read", "read",
+    "refusal", "registration", "result", "retain", "run", "screen", "seal opened", "secret", "trial", "upkeep", "verdict",
+    "version",
 )  # fmt: skip
 LEDGER_COLUMNS = {
     "seq": "entry",

@@ -316,9 +316,9 @@ class Account:
         """What was compared."""
         if not self.lines:
             return "no line on the ledger, and no row"
-        return (
-            f"what {self.lines:,} lines say stands there as written, {self.rows:,} rows, and no row besides"
-        )
+        lines = "1 line says" if self.lines == 1 else f"{self.lines:,} lines say"
+        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+        return f"what {lines} stands there as written, {rows}, and no row besides"
 
 
 def _short(table: str, key: tuple[Any, ...]) -> str:

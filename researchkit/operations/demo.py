@@ -84,17 +84,17 @@ def progress_line(
 ) -> Iterator[Progress]:  # call it with cells done and cells in all
     """Show the progress of one job."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task(words, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        task = bar.add_task(words, total=None, count="")  # no numbers before there are any
+        yield lambda done, of: bar.update(task, completed=done, total=of, count=f"{done:,}/{of:,}")
         found = bar.tasks[0].total
         bar.update(task, completed=found or 1, total=found or 1)
 

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ DEFAULT_GRANTS: Mapping[str, Any] = {
         "DEMO/mbo": {
             "name": "demo-mbo",
             "what": "the full order book",
-            "remedy": "Until it is signed, work with daily bars: DEMO/ohlcv-1d.",
+            "remedy": "Sign-off is not in this version: work with daily bars, DEMO/ohlcv-1d.",
         }
     },
 }
@@ -172,6 +172,17 @@ def _described(resource: Resource | str) -> dict[str, Any]:
         return {"name": resource}
     return asdict(resource) | {"name": resource.table}
 
+# %% ../../nbs/security/05_policy.ipynb #pol51
+def _granting(question: Mapping[str, Any]) -> str:
+    """The remedy where no grant covers a request: the command that makes one."""
+    from shlex import quote
+
+    action, roles = question["action"], question["principal"]["roles"]
+    held = (r for r in roles if any(g["action"] == action for g in DEFAULT_GRANTS["roles"].get(r, ())))
+    role = next(held, next(iter(roles), "ROLE"))
+    words = " ".join(quote(word) for word in (role, action, question["resource"]["name"]))
+    return f"Ask whoever answers for the data to type: researchkit access grant {words}"
+
 # %% ../../nbs/security/05_policy.ipynb #pol24
 class Policy:
     """The rules and grants of a workspace, asked one question at a time."""
@@ -222,7 +233,8 @@ class Policy:
         answer = output.results[0].bindings.get("answer")
         if not _fits(answer, _ANSWER, set(_ANSWER)):
             raise ValueError(f"{RULES} gives no decision with allow, rule, reason and remedy")
-        return Decision(**answer, policy=identity)
+        decision = Decision(**answer, policy=identity)
+        return replace(decision, remedy=_granting(question)) if decision.rule == "default" else decision
 
     def require(
         self,

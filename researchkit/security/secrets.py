@@ -162,7 +162,9 @@ class _SealedFiles:
 
         path, words = self._path(name), f"secret '{name}'"
         if not present(path):
-            raise SecretUnavailable(f"{not_found('secret', name, self.names())} (in {self.folder.name}/)")
+            words = f"{not_found('secret', name, self.names())} (in {self.folder.name}/)"
+            store = "" if "did you mean" in words else f"; store it: researchkit secret put {name}"
+            raise SecretUnavailable(f"{words}{store}")
         try:
             found = json.loads(read_private(path, words))
             version, sealed = int(found["version"]), base64.b64decode(found["sealed"])

@@ -272,6 +272,61 @@ ATTACKS: tuple[Attack, ...] = (
         "the same, with PostgreSQL, a bucket with Object Lock and Vault",
         "nothing acknowledged is lost, nothing is half there, the chain holds, and a rerun finishes",
     ),
+    Attack(
+        "a vendor who sends other bytes", "embedded",
+        "tests/data/test_order_buying.py::test_files_that_are_not_what_was_promised_are_not_kept",
+        "the vendor's server: wrong hashes, short and long bodies", "nothing of it reaches the raw zone, and nothing is owned",
+    ),
+    Attack(
+        "a faultless file for another question", "embedded",
+        "tests/data/test_order_buying.py::test_a_faultless_file_for_another_question_is_not_owned",
+        "the vendor's server: another dataset, schema, symbol or span, with the right hash", "it is not owned, and the order says why",
+    ),
+    Attack(
+        "a job dearer than its estimate", "embedded",
+        "tests/data/test_order_buying.py::test_a_job_dearer_than_its_estimate_is_loud_and_one_bad_order_is_nobody_elses",
+        "the vendor's till", "it is told, it is on the ledger, and it counts against the month",
+    ),
+    Attack(
+        "a list of files on another host", "embedded",
+        "tests/data/test_order_buying.py::test_another_host_is_never_asked",
+        "the vendor's answers", "no other host is ever connected to",
+    ),
+    Attack(
+        "a host that says it is the vendor", "embedded",
+        "tests/data/test_order_buying.py::test_a_certificate_of_another_authority_is_final",
+        "the network between us and the vendor", "nothing is sent, the key least of all",
+    ),
+    Attack(
+        "an environment that leads elsewhere", "embedded",
+        "tests/data/test_order_buying.py::test_environment_and_netrc_have_no_say",
+        "proxy variables and a .netrc in the researcher's home", "neither is heeded",
+    ),
+    Attack(
+        "the vendor's key in a message", "embedded",
+        "tests/data/test_order_buying.py::test_the_key_shows_nowhere",
+        "every error, log and representation there is", "the key is in none of them",
+    ),
+    Attack(
+        "an answer without an end", "embedded",
+        "tests/data/test_order_buying.py::test_an_answer_that_only_drips_has_an_end",
+        "the vendor's server: a byte now and then, for ever", "the answer is given up after a time that is stated",
+    ),
+    Attack(
+        "damaged files by the thousand", "embedded",
+        "tests/data/test_dbn_fuzz.py::test_two_thousand_damaged_files_are_refused_or_reported",
+        "write access to a delivery", "none crashes or hangs the reader, and no loss is silent where a hash or a checksum can tell",
+    ),
+    Attack(
+        "a file of the lake exchanged before a merge", "embedded",
+        "tests/data/test_lake_upkeep.py::test_a_damaged_file_is_not_merged_into_a_sound_one",
+        "write access to the files of the lake", "it is named, and its rows go nowhere",
+    ),
+    Attack(
+        "a list of a pin edited", "embedded",
+        "tests/data/test_lake_pins.py::test_a_list_that_was_touched_is_noticed",
+        "write access to the register", "the list is refused by its hash",
+    ),
 )  # fmt: skip
 
 

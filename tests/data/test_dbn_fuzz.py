@@ -20,6 +20,7 @@ def watch():
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.attack("damaged files by the thousand", tier="embedded")
 def test_two_thousand_damaged_files_are_refused_or_reported():
     found = [fuzz.run(case) for case in range(2_000)]
     assert [(o.case, o.found, o.words) for o in found if o.found not in fuzz.GOOD] == []

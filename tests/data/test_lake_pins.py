@@ -122,6 +122,7 @@ def test_a_pin_of_an_earlier_version_is_read_from_its_rows(place: Place) -> None
         again.lake.files.pinned(researchkit.context.parse_table("DEMO/ohlcv-1d"), pin.id)
 
 
+@pytest.mark.attack("a list of a pin edited", tier="embedded")
 def test_a_list_that_was_touched_is_noticed(place: Place) -> None:
     place.registry.write(
         ("UPDATE pin_lists SET files = REPLACE(files, '\"AAA\"', '\"AAB\"') WHERE 1 = :x", [{"x": 1}])

@@ -53,6 +53,7 @@ def test_killed_at_instants_of_upkeep_the_rows_stay_and_the_next_one_finishes(tm
     assert (said["before"]["files"], said["wanted"]["files"]) == (6, 3)  # two licences share a year
 
 
+@pytest.mark.attack("a file of the lake exchanged before a merge", tier="embedded")
 def test_a_damaged_file_is_not_merged_into_a_sound_one(ws: SimpleNamespace) -> None:
     path = sorted(tables.planned(ws.lake.table(parse_table(TABLE))))[0]
     place = ws.lake.storage.local(path)

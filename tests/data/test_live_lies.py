@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import databento_dbn as dbn
-import numpy as np
 import pytest
 from gateway import KEY, Gateway
+from spoken import BOTH, FAR, MINUTE, SECOND, START, TRADES, Script, bar, error, named, trade, word
 
 from researchkit.context import Context, Principal
 from researchkit.data.door import Door
@@ -28,73 +27,6 @@ from researchkit.security.secret import Secret
 from researchkit.settings import address
 
 ME = Context(Principal("engineer3", ("data-engineer", "quant")))
-BOTH = feed_of("GLBX.MDP3", ["trades", "ohlcv-1m"], ["ES.FUT"])
-TRADES = feed_of("GLBX.MDP3", ["trades"], ["ES.FUT"])
-SECOND, MINUTE = 10**9, 60 * 10**9
-START = 1_704_205_800 * SECOND
-FAR = 2**64 - 1
-
-
-class Script:
-    """A session that sends what it was given, and hangs up."""
-
-    over = True
-
-    def __init__(self, messages: Sequence[bytes], start: int = START) -> None:
-        self.start, self.left = start, list(messages)
-
-    def take(self, seconds: float) -> list[bytes]:
-        """All of it."""
-        taken, self.left = self.left, []
-        return taken
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def filled(kind: type, **fields: object) -> bytes:
-    """A record."""
-    made = np.zeros(1, kind._dtypes)
-    made["length"] = made.dtype.itemsize // 4
-    for name, value in fields.items():
-        made[name] = value
-    return made.tobytes()
-
-
-def named(symbol: bytes, number: int = 7) -> bytes:
-    """What names an instrument."""
-    return filled(
-        dbn.SymbolMappingMsg, rtype=0x16, instrument_id=number, ts_event=START, stype_in=4, stype_out=1,
-        stype_in_symbol=b"ES.FUT", stype_out_symbol=symbol,
-    )  # fmt: skip
-
-
-def trade(at: float, *, stamp: int | None = None, flags: int = 0) -> bytes:
-    """A trade, so many seconds after the start; its sequence number is that second."""
-    true = START + round(at * SECOND)
-    return filled(
-        dbn.TradeMsg, rtype=0, publisher_id=1, instrument_id=7, ts_event=true - 1_000, price=10**11, size=1,
-        ts_recv=true if stamp is None else stamp, action=b"T", side=b"B", flags=flags, sequence=round(at),
-    )  # fmt: skip
-
-
-def bar(minute: int, publisher: int = 1) -> bytes:
-    """The bar of a minute."""
-    ohlc = dict.fromkeys(("open", "high", "low", "close"), 10**11)
-    at = START + minute * MINUTE
-    return filled(
-        dbn.OHLCVMsg, rtype=33, publisher_id=publisher, instrument_id=7, ts_event=at, volume=5, **ohlc
-    )
-
-
-def word(stamp: int, code: int = 0) -> bytes:
-    """A heartbeat, or another word of the gateway."""
-    return filled(dbn.SystemMsg, rtype=0x17, ts_event=stamp, msg=b"word", code=code)
-
-
-def error(text: bytes, code: int) -> bytes:
-    """An error of the gateway."""
-    return filled(dbn.ErrorMsg, rtype=0x15, ts_event=START, err=text, code=code)
 
 
 @pytest.fixture
@@ -156,6 +88,13 @@ def owned(ws: SimpleNamespace, schema: str = "trades") -> list[tuple[float, floa
     return [((r["start_ns"] - START) / SECOND, (r["end_ns"] - START) / SECOND) for r in found]
 
 
+def missing(ws: SimpleNamespace, feed: Feed) -> list[tuple[str, float, float]]:
+    """Schemas and spans, in seconds after the start."""
+    return [
+        (o.schema, (o.start - START) / SECOND, (o.end - START) / SECOND) for o in ws.recorder.missing(feed)
+    ]
+
+
 def test_records_keep_the_name_that_held_when_they_came(ws):
     heard = [named(b"ESH4"), bar(0), trade(5), trade(10), named(b"NQH4"), trade(20), bar(1)]
     ws.now = START + 300 * SECOND
@@ -203,6 +142,41 @@ def test_a_refused_subscription_ends_the_recording_in_the_words_of_the_gateway(w
     assert owned(ws, "ohlcv-1m") == []
 
 
+def test_an_error_before_the_header_is_told(ws):
+    early = Script([error(b"no such dataset today", 5)])
+    early.start = None
+    with pytest.raises(Refusal, match="the gateway says: no such dataset today"):
+        ws.record(TRADES, 60, early)
+
+
+def test_a_schema_that_is_long_out_of_reach_costs_the_others_no_replay(ws):
+    ws.record(BOTH, 60, Script([named(b"ESH4"), bar(0), trade(5), word(START + 70 * SECOND)]))
+    ws.now = START + 86_400 * SECOND
+    reach, borders = 3_600 * SECOND, {"trades": START + 86_390 * SECOND, "ohlcv-1m": START + MINUTE}
+    for known in (borders, {"trades": borders["trades"]}, {"ohlcv-1m": borders["ohlcv-1m"]}):
+        with pytest.raises(Refusal, match="no more sessions"):
+            ws.recorder.connect(BOTH, known, reach)
+    assert ws.asked[1:] == [86_390.0, 86_390.0, None]
+
+
+def test_a_symbol_that_the_gateway_does_not_know_owns_nothing(ws):
+    feed = feed_of("GLBX.MDP3", BOTH.schemas, ["ES.FUT", "XX.FUT"])
+    heard = [named(b"ESH4"), trade(5), error(b"Failed to resolve XX.FUT", 4), word(START + 80 * SECOND)]
+    with pytest.raises(Refusal, match=r"resolve XX.FUT; nothing of ohlcv-1m, trades counts"):
+        ws.record(feed, 60, Script(heard))
+    assert (owned(ws), owned(ws, "ohlcv-1m")) == ([], [])
+
+
+def test_a_replay_that_is_not_kept_any_more_is_not_asked_for_again(ws):
+    aged = Script([error(b"Subscription: replay data aged out", 8)], START + 20 * SECOND)
+    fresh = Script([named(b"ESH4"), *map(trade, (52, 55)), word(START + 80 * SECOND)], START + 50 * SECOND)
+    done = ws.record(TRADES, 60, Script([named(b"ESH4"), trade(5), trade(20)]), aged, fresh)
+    assert ws.asked == [None, 20.0, None]
+    assert [g.why for g in done.gaps] == ["connection"]
+    assert missing(ws, TRADES) == [("trades", 20.0, 50.0)]
+    assert seconds(ws) == [5, 52, 55]
+
+
 def test_what_the_gateway_complains_of_wears_out_patience(ws):
     full = [Script([error(b"User has reached their open connection limit", 3)]) for _ in range(3)]
     with pytest.raises(Refusal, match="open connection limit"):
@@ -219,6 +193,22 @@ def test_a_heartbeat_that_cannot_be_moves_nothing(ws, stamp):
     assert seconds(ws) == [5, 20, 21, 22, 23, 24]
 
 
+def test_a_heartbeat_that_cannot_be_is_counted(ws):
+    heard = [named(b"ESH4"), trade(5), word(FAR), trade(20), word(START + 70 * SECOND)]
+    assert ws.record(TRADES, 60, Script(heard)).odd == 1
+
+
+def test_a_slow_clock_costs_no_row_and_doubles_none(ws):
+    def again(start: int | None) -> Script:
+        ws.now = START + 100 * SECOND
+        return Script([named(b"ESH4"), *map(trade, range(5, 50, 5)), word(START + 60 * SECOND, 3)], start)
+
+    ws.now = START
+    done = ws.record(TRADES, 60, Script([named(b"ESH4"), *map(trade, (5, 10, 20))]), again)
+    assert (ws.asked, done.odd, done.gaps) == ([None, 5.0], 2, ())
+    assert seconds(ws) == [*range(5, 50, 5)]
+
+
 @pytest.mark.parametrize(
     ("stamp", "flags"), [(START + 3_600 * SECOND, 0), (START + 3_600 * SECOND, 8), (0, 8)]
 )
@@ -233,9 +223,10 @@ def test_a_record_with_an_odd_time_is_kept_and_moves_nothing(ws, stamp, flags):
 def test_a_record_without_a_time_is_set_aside_and_the_others_are_not(ws):
     heard = [trade(1), trade(2, stamp=FAR), trade(3), bar(0), word(START + 70 * SECOND)]
     done = ws.record(BOTH, 70, Script([named(b"ESH4"), *heard]))
-    assert done.odd == 1
-    assert owned(ws) == [(0.0, 65.0)]
-    assert set(seconds(ws)) >= {1, 3}
+    assert (done.odd, "is set aside" in done.trouble) == (1, True)
+    assert seconds(ws) == [1, 3]
+    assert (owned(ws), owned(ws, "ohlcv-1m")) == ([], [(0.0, 60.0)])
+    assert missing(ws, BOTH) == [("trades", 0.0, 65.0)]
 
 
 @pytest.mark.parametrize("start", [0, START - 366 * 86_400 * SECOND, START + 200 * SECOND, FAR])
@@ -252,13 +243,16 @@ def test_what_no_table_takes_is_set_aside_and_named(ws):
     assert "holds bars of publishers [1, 2]" in done.trouble
     assert seconds(ws) == [1, 100]
     assert (owned(ws), owned(ws, "ohlcv-1m")) == ([(0.0, 175.0)], [])
+    assert missing(ws, BOTH) == [("ohlcv-1m", 0.0, 120.0)]
+    assert [o.schema for o in ws.recorder.whole(BOTH)] == ["ohlcv-1m"]
     (laid,) = ws.recorder.aside(BOTH)
     assert (laid.table, (ws.folder / BOTH.tag / "aside" / laid.name).exists()) == ("GLBX.MDP3/ohlcv-1m", True)
     (line,) = ws.door.ledger.entries(kind="live gap")
     assert line.body["file"] == laid.name
-    later = [named(b"ESH4"), bar(5), trade(310), word(START + 420 * SECOND)]
+    later = [named(b"ESH4"), bar(5), trade(310), *[word(START + 420 * SECOND, 3)] * 2]
     again = ws.record(BOTH, 420, Script(later, START + 240 * SECOND))
     assert (again.trouble, seconds(ws), seconds(ws, "ohlcv-1m")) == ("", [1, 100, 310], [300])
+    assert missing(ws, BOTH) == [("ohlcv-1m", 0.0, 240.0), ("trades", 175.0, 240.0)]
 
 
 def test_a_storm_of_flags_is_one_gap_and_costs_no_row(ws):
@@ -269,6 +263,24 @@ def test_a_storm_of_flags_is_one_gap_and_costs_no_row(ws):
     ]
     assert seconds(ws) == [1, *range(5, 59)]
     assert done.segments == 1
+
+
+def test_what_was_skipped_before_a_bar_is_missing(ws):
+    ws.now = START + 300 * SECOND
+    heard = [
+        trade(10),
+        word(START + 62 * SECOND, 2),
+        bar(0),
+        trade(70),
+        trade(80),
+        word(START + 140 * SECOND),
+    ]
+    done = ws.record(BOTH, 130, Script([named(b"ESH4"), *heard]))
+    assert {(g.schema, g.start - START, g.end - START) for g in done.gaps} == {
+        ("trades", 10 * SECOND, 67 * SECOND), ("ohlcv-1m", 0, 2 * MINUTE),
+    }  # fmt: skip
+    assert rows(ws, "trades") == [(10.0, "ESH4"), (70.0, "ESH4"), (80.0, "ESH4")]
+    assert owned(ws)[1][0] == 67.0
 
 
 def test_the_key_is_in_no_log_and_no_repr(tmp_path, gateway: Gateway, caplog):

@@ -162,7 +162,7 @@ def test_what_the_vendor_says_is_lost_is_a_gap(ws, kind, why):
 
 def test_a_line_that_says_nothing_is_given_up(ws):
     ws.gateway.next("silence", after=60)
-    quiet = Limits(until=UNTIL, quiet=0.5, patience=IMPATIENT, journal=HOUR // 3)
+    quiet = Limits(until=UNTIL, quiet=1.5, patience=IMPATIENT, journal=HOUR // 3)
     done = ws.recorder.record(FEED, context=ME, limits=quiet)
     assert (done.sessions, done.gaps) == (2, ())
     sound(ws, FEED)
@@ -174,7 +174,7 @@ def test_another_process_goes_on_where_one_was_killed(ws):
 
     first = ws.recorder.record(FEED, context=ME, limits=Limits(until=START + HOUR // 2, patience=IMPATIENT))
     ended = dict(o for o in [(s, owned(ws, FEED, s)[-1][1]) for s in FEED.schemas])
-    ws.gateway.now = START + HOUR // 2
+    ws.gateway.reset(max(ended.values()), END, then="idle")
     assert first.sessions == 1
     clocks = Clocks(dict(ended), dict(ended), min(ended.values()))
     Journal(ws.root / "live" / FEED.tag, 9, FEED, clocks).close()

@@ -146,9 +146,9 @@ def test_without_a_signature_there_is_one_sample_a_table(ws, vendor):
     (done,) = shop.buy(bars("2024-01", "2024-03"), context=ws.context)
     assert done.order.sample
     assert str(done.order).endswith("2024-01-01 to 2024-01-31 (sample)")
-    with pytest.raises(SignoffError, match="nobody has signed for more than its sample"):
+    with pytest.raises(SignoffError, match=r"only its sample is ordered, .* no sign-off in this version"):
         shop.buy(bars("2024-02", "2024-02"), context=ws.context)
-    with pytest.raises(SignoffError, match="nobody has signed for more than its sample"):
+    with pytest.raises(SignoffError, match=r"only its sample is ordered, .* no sign-off in this version"):
         purchases(ws, signed=False).estimate(bars("2024-03", "2024-03"), context=ws.context)
     denied = ws.root / "policy" / "grants.json"
     grants = json.loads(denied.read_text())
@@ -208,6 +208,7 @@ def test_a_refusal_costs_nothing_and_says_what_to_do(ws, vendor):
     assert [p.state for p in purchases(ws).book.all()] == ["refused"] * 3
 
 
+@pytest.mark.attack("a vendor who sends other bytes", tier="embedded")
 def test_files_that_are_not_what_was_promised_are_not_kept(ws, vendor):
     for number, kind in enumerate(("fewer", "damaged", "other", "empty"), start=1):
         vendor.next(kind, "submit_job")
@@ -238,6 +239,7 @@ def test_a_job_that_never_ends_is_left_to_the_next_start(ws, vendor):
     assert (done.state, len(vendor.jobs)) == ("done", 1)
 
 
+@pytest.mark.attack("a list of files on another host", tier="embedded")
 def test_another_host_is_never_asked(ws, vendor):
     vendor.next("redirect", "get_cost")
     with pytest.raises(VendorError, match="no redirect is followed"):
@@ -248,6 +250,7 @@ def test_another_host_is_never_asked(ws, vendor):
     assert all("127.0.0.2" not in s.path for s in vendor.seen)
 
 
+@pytest.mark.attack("a host that says it is the vendor", tier="embedded")
 def test_a_certificate_of_another_authority_is_final(tmp_path, vendor):
     from tls import Authority
 
@@ -265,6 +268,7 @@ def test_a_certificate_of_another_authority_is_final(tmp_path, vendor):
         purchases(none).estimate(bars(), context=none.context)
 
 
+@pytest.mark.attack("an environment that leads elsewhere", tier="embedded")
 def test_environment_and_netrc_have_no_say(ws, vendor, monkeypatch, tmp_path):
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login thief password thief\n")
     for name, value in {"HTTPS_PROXY": "http://127.0.0.2:9", "REQUESTS_CA_BUNDLE": "/dev/null",
@@ -274,6 +278,7 @@ def test_environment_and_netrc_have_no_say(ws, vendor, monkeypatch, tmp_path):
     assert all(s.known for s in vendor.seen)
 
 
+@pytest.mark.attack("the vendor's key in a message", tier="embedded")
 def test_the_key_shows_nowhere(tmp_path, shape, vendor, caplog):
     """Not in logs, exceptions, tracebacks with locals, representations, or any file but the sealed one."""
     caplog.set_level(logging.DEBUG)
@@ -357,10 +362,13 @@ def test_the_command_says_the_estimate_buys_the_sample_and_knows_what_is_owned(t
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout), done.stderr
 
-    rows, said = run("ingest", *order, "--estimate")
-    assert [row["missing"] for row in rows] == [f"{TABLE} AAPL, MSFT 2024-01-02 to 2024-02-01 (sample)"]
+    quoted, said = run("ingest", *order, "--estimate")
+    (part,) = quoted["missing"]
+    assert part["order"] == f"{TABLE} AAPL, MSFT 2024-01-02 to 2024-02-01 (sample)"
+    assert quoted["currency"] == "USD"
+    assert all(quoted[name] == part[name] > 0 for name in ("cost", "bytes", "records"))
     assert "of 500.00 this month" in said
-    assert "21 sessions · sample only, nobody has signed for more" in said
+    assert "21 sessions · sample only: sign-off is not in this version" in said
     assert not vendor.jobs
     ((row,), _) = run("ingest", *order)
     assert (row["state"], row["records"]) == ("done", 42)
@@ -454,6 +462,7 @@ def test_one_empty_list_after_a_kill_is_no_reason_to_send_again(ws, vendor, monk
     assert sum(slept) < 180
 
 
+@pytest.mark.attack("a faultless file for another question", tier="embedded")
 @pytest.mark.parametrize(
     ("lied", "words"),
     [
@@ -471,6 +480,7 @@ def test_a_faultless_file_for_another_question_is_not_owned(ws, vendor, monkeypa
     assert shop.coverage().is_empty()
 
 
+@pytest.mark.attack("a job dearer than its estimate", tier="embedded")
 def test_a_job_dearer_than_its_estimate_is_loud_and_one_bad_order_is_nobody_elses(ws, vendor, monkeypatch):
     honest = vendor.submit
 
@@ -526,6 +536,7 @@ def test_several_orders_have_one_limit_and_rows_under_another_name_are_told(ws, 
     assert [p.state for p in shop.buy_all(orders, context=ws.context, agreed="2.30")] == ["done"] * 2
 
 
+@pytest.mark.attack("an answer without an end", tier="embedded")
 def test_an_answer_that_only_drips_has_an_end(vendor):
     import threading
     import time

@@ -12,7 +12,7 @@ import pytest
 from killing_lake import SITES
 
 PROGRAM = Path(__file__).with_name("killing_lake.py")
-# "commit", "upkeep", "pin", "object", "ingest": here. "order", "delivery": test_order_kills. "segment": test_live_sessions.
+# "commit", "upkeep", "pin", "object", "ingest": here. "order", "delivery": test_order_kills. "segment": test_live_kills.
 
 
 def lived(**task: Any) -> list[dict[str, Any]]:

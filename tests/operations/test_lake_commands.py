@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def test_what_was_taken_in_is_there_and_taking_it_in_again_changes_nothing(root:
 def test_a_restated_file_is_a_correction_and_what_it_touches_is_named(root: Path) -> None:
     said("data", "pin", "create", "early", TICKS, at=root)
     before = said("lake", "head", TICKS, "-n", "900", at=root)
-    bring(root.parent, "ticks-0.trades.dbn.zst", trades(0, cancelled=100))
+    [came] = bring(root.parent, "ticks-0.trades.dbn.zst", trades(0, cancelled=100))
+    assert (came["retracted"], came["pins"]) == (1, ["early"])
+    original = hashlib.sha256(trades(0)).hexdigest()[:12]
+    assert f"restated by {came['raw'][:12]} on " in refused("data", "impact", original, at=root)
     after = said("lake", "head", TICKS, "-n", "900", at=root)
     assert (len(before), len(after)) == (800, 799)
     assert all(row in before for row in after)
@@ -73,6 +77,32 @@ def test_upkeep_changes_files_and_no_row(root: Path) -> None:
         said("lake", words, BARS, "--yes", BARS, at=root)
     assert said("lake", "layout", BARS, at=root)[0]["files"] == 1
     assert said("lake", "head", BARS, "-n", "400", at=root) == rows
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "ls"), ("data", "catalog"), ("data", "orders"), ("data", "pin", "ls"), ("data", "impact", TICKS),
+        ("data", "describe", BARS), ("lake", "tables"), ("lake", "head", TICKS), ("lake", "layout", BARS),
+        ("lake", "sessions", "CMES", "--from", "2024-07-01"), ("access", "explain", "quant7", "read", "DEMO/mbo"),
+    ],
+)  # fmt: skip
+def test_no_column_is_squeezed_in_a_narrow_terminal(
+    root: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name, a number and an instant stand whole: what has no room is folded by record or left out."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = typed(*words, at=root).stdout
+    tables = [line for line in shown.splitlines() if line.startswith(("┃", "│"))]
+    assert all(len(line) <= 80 for line in tables)
+    short = [cell.strip() for line in tables for cell in line.strip("┃│ ").replace("┃", "│").split("│")]
+    assert not [cell for cell in short if cell.isalpha() and len(cell) == 1], shown
+
+
+def test_upkeep_says_once_what_it_did(root: Path) -> None:
+    shown = typed("lake", "expire", TICKS, "--keep", "1", "--yes", TICKS, at=root).stdout
+    assert shown.count("forgotten") == 2, "in the table, and in the sentence"
+    assert shown.splitlines()[-1].startswith("done: ")
 
 
 def test_what_there_is_and_where_it_came_from(root: Path) -> None:
@@ -105,7 +135,9 @@ def test_without_a_vendor_nothing_is_bought_and_the_sentence_says_what_is_missin
         "data", "ingest", "--dataset", "TEST.TICKS", "--schema", "trades", *span, at=root
     )
     feed = ("--dataset", "TEST.TICKS", "--schema", "trades", "--symbols", "AAA")
-    assert "only with a legal sign-off" in refused("data", "record", *feed, at=root)
+    words = refused("data", "record", *feed, at=root)
+    assert "only with a legal sign-off" in words
+    assert "Sign-off is not in this version: only the censored sample is ordered." in words
     assert said("data", "record", *feed, "--missing", at=root) == []
 
 
@@ -114,4 +146,5 @@ def test_a_grant_is_on_the_ledger_and_lets_a_role_read(root: Path) -> None:
     given = said("access", "grant", "risk", "read", "TEST.OTHER/*", at=root)
     after = typed("access", "explain", "quant7", "read", "TEST.OTHER/trades", "--roles", "risk", at=root)
     assert (before.exit_code, given[0]["new"], after.exit_code) == (1, True, 0)
+    assert "researchkit access grant risk read TEST.OTHER/trades" in " ".join(before.stdout.split())
     assert said("ledger", "show", "--kind", "grant", "--json", at=root)[0]["subject"] == "table:TEST.OTHER/*"

@@ -79,7 +79,7 @@ def test_the_message(policy: Policy) -> None:
         policy.require(QUANT, "read", "DEMO/mbo")
     assert str(caught.value) == (
         "quant 'quant7' may not read DEMO/mbo: the full order book needs a legal sign-off (scope demo-mbo). "
-        "Until it is signed, work with daily bars: DEMO/ohlcv-1d.\n"
+        "Sign-off is not in this version: work with daily bars, DEMO/ohlcv-1d.\n"
         "  Explain: researchkit access explain quant7 read DEMO/mbo"
     )
 

@@ -79,6 +79,7 @@ class Gateway:
     replay: int = END - START  # how far back a session may begin
     faults: list[Fault] = field(default_factory=list)
     sessions: list[list[Asked]] = field(default_factory=list)  # what each session subscribed to
+    life: int = 0  # how often it was reset; a session that an earlier one began moves nothing any more
     stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -94,14 +95,23 @@ class Gateway:
 
     def reset(self, now: int = START, until: int = END, *, then: str = "close") -> None:
         """Begin anew: no faults, no memory, another time of the market."""
-        self.faults.clear()
-        self.sessions.clear()
-        self.now, self.until, self.then, self.replay = now, until, then, END - START
-
-    def due(self, sent: int, *kinds: str) -> Fault | None:
-        """What shall go wrong after so many records."""
         with self._lock:
-            for fault in self.faults:
+            self.life += 1
+            self.faults.clear()
+            self.sessions.clear()
+            self.now, self.until, self.then, self.replay = now, until, then, END - START
+
+    def move(self, at: int, life: int) -> None:
+        """Move the clock forward, for a session that began in this life."""
+        with self._lock:
+            if life != self.life:
+                raise ConnectionAbortedError("the gateway was reset")
+            self.now = max(self.now, at)
+
+    def due(self, life: int, sent: int, *kinds: str) -> Fault | None:
+        """What shall go wrong after so many records of a session that began in this life."""
+        with self._lock:
+            for fault in self.faults if life == self.life else ():
                 if fault.kind in kinds and fault.after <= sent:
                     self.faults.remove(fault)
                     return fault
@@ -111,12 +121,13 @@ class Gateway:
 
     def talk(self, line: socket.socket) -> None:
         """Serve one client until he, the market or a fault ends it."""
+        life = self.life
         words = line.makefile("rb")
         challenge = secrets.token_hex(16)
         line.sendall(f"lsg_version=0.7.0\ncram={challenge}\n".encode())
         given = _parsed(words.readline())
         wanted = hashlib.sha256(f"{challenge}|{self.key}".encode()).hexdigest() + "-" + self.key[-5:]
-        if self.due(0, "refuse") or given.get("auth") != wanted:
+        if self.due(life, 0, "refuse") or given.get("auth") != wanted:
             line.sendall(b"success=0|error=Authentication failed.\n")
             return
         dataset = given["dataset"]
@@ -134,9 +145,9 @@ class Gateway:
                 return
             begin = int(told["start"]) if told.get("start") else None
             asked.append(Asked(told["schema"], told["stype_in"], told["symbols"].split(","), begin))
-        self.play(line, dataset, asked, int(given.get("heartbeat_interval_s") or 30) * 10**9)
+        self.play(line, dataset, asked, int(given.get("heartbeat_interval_s") or 30) * 10**9, life)
 
-    def play(self, line: socket.socket, dataset: str, asked: list[Asked], beat: int) -> None:
+    def play(self, line: socket.socket, dataset: str, asked: list[Asked], beat: int, life: int) -> None:
         """Send the head, the symbols, and then the market."""
         replays, live = [a.schema for a in asked if a.start is not None], self.now
         starts = [self.now if a.start is None else max(a.start, self.now - self.replay) for a in asked]
@@ -147,35 +158,37 @@ class Gateway:
         last, sent, out = start, 0, bytearray()
         left, slow = 0, False
         for at, record in self._records(dataset, asked, starts):
-            if self.due(sent, "silence"):
+            if self.due(life, sent, "silence"):
+                self.move(at, life)
                 line.sendall(out)
-                self.now = max(self.now, at)
                 self.stopping.wait()
                 return
-            if fault := self.due(sent, "cut", "half", "error"):
+            if fault := self.due(life, sent, "cut", "half", "error"):
+                self.move(min(max(self.now, at) + fault.away, self.until), life)
                 line.sendall(out + {"half": record[: len(record) // 2]}.get(fault.kind, b""))
                 if fault.kind == "error":
                     line.sendall(self._said("The session was ended by the server", error=True))
-                self.now = min(max(self.now, at) + fault.away, self.until)
                 return
-            if fault := self.due(sent, "lose", "skip"):
+            if fault := self.due(life, sent, "lose", "skip"):
                 left, slow = fault.records, fault.kind == "skip"
             if left:
                 left -= 1
                 out += self._said("Records were skipped", code="slow", at=at) if slow and not left else b""
-                self.now, last, sent = max(self.now, at), at, sent + 1
+                self.move(at, life)
+                last, sent = at, sent + 1
                 continue
             if at >= live and replays:
                 out += b"".join(self._said(f"Finished {s} replay", code="replayed", at=live) for s in replays)
                 replays.clear()
             for quiet in range(max(last, live) + beat, at, beat):
                 out += self._said("Heartbeat", at=quiet)
-            out += self._treated(record, sent)
-            self.now, last, sent = max(self.now, at), at, sent + 1
+            out += self._treated(record, sent, life)
+            self.move(at, life)
+            last, sent = at, sent + 1
             if len(out) > 16_384:
                 line.sendall(out)
                 out.clear()
-        self.now = max(self.now, self.until)
+        self.move(self.until, life)
         out += b"".join(self._said(f"Finished {s} replay", code="replayed", at=live) for s in replays)
         for quiet in range(max(last, live) + beat, self.until, beat):
             out += self._said("Heartbeat", at=quiet)
@@ -183,15 +196,16 @@ class Gateway:
         at = self.until
         while self.then == "idle" and not self.stopping.wait(0.05):
             at += beat
+            self.move(at, life)
             line.sendall(self._said("Heartbeat", at=at))
 
-    def _treated(self, record: bytes, sent: int) -> bytes:
+    def _treated(self, record: bytes, sent: int, life: int) -> bytes:
         """A record, or what a fault makes of it."""
-        if len(record) in (48, 80) and self.due(sent, "flag"):  # trades and quotes, which have flags
+        if len(record) in (48, 80) and self.due(life, sent, "flag"):  # trades and quotes, which have flags
             made = bytearray(record)
             made[30] |= 4
             return bytes(made)
-        return record * 2 if self.due(sent, "twice") else record
+        return record * 2 if self.due(life, sent, "twice") else record
 
     def _records(self, dataset: str, asked: list[Asked], starts: list[int]) -> Iterator[tuple[int, bytes]]:
         """What happens from the starts on, by the time at which it is sent."""

@@ -47,7 +47,7 @@ decision := {
 	"allow": false,
 	"rule": "unsigned",
 	"reason": "the full dataset is bought only with a legal sign-off",
-	"remedy": "Order the sample: without a sign-off an order is narrowed to it.",
+	"remedy": "Sign-off is not in this version: only the censored sample is ordered.",
 } if {
 	unsigned
 } else := {
