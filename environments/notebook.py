@@ -1,6 +1,6 @@
 """Run pages top to bottom in a fresh kernel, keep what they show, clean them, export their modules.
 
-    python environments/notebook.py nbs/backtest/04_fills.ipynb     run, keep outputs, clean, export
+    python environments/notebook.py nbs/backtest/19_fills.ipynb     run, keep outputs, clean, export
     python environments/notebook.py --no-run                        clean and export every page
 
 A page that fails is left as it was, and its module too: what does not run is not exported. The kernel gets
