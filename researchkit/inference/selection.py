@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from .sharpe import as_returns
 
 # %% auto #0
-__all__ = ['holm', 'alpha_for', 'detectable_edge', 'years_to_decide', 'power_of', 'Power', 'power', 'NaiveAnswer', 'naive_gate']
+__all__ = ['holm', 'benjamini_hochberg', 'alpha_for', 'detectable_edge', 'years_to_decide', 'power_of', 'Power', 'power',
+           'NaiveAnswer', 'naive_gate']
 
 # %% ../../nbs/inference/03_selection.ipynb #se07
 def holm(
@@ -29,6 +30,20 @@ def holm(
     steps = values[order] * np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+# %% ../../nbs/inference/03_selection.ipynb #bh02
+def benjamini_hochberg(
+    p: ArrayLike,  # p-values, shape (K,)
+) -> NDArray[np.float64]:  # adjusted, in the order given; reject those at most the share of false finds
+    """Adjust p-values for a false discovery rate (Benjamini and Hochberg 1995)."""
+    values = np.asarray(p, dtype=np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p must be 1-d with values in [0, 1], got {values.tolist()}")
+    order = np.argsort(values, kind="stable")[::-1]
+    steps = values[order] * values.size / np.arange(values.size, 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum.accumulate(np.minimum(steps, 1.0))
     return adjusted
 
 # %% ../../nbs/inference/03_selection.ipynb #se12
