@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from .sharpe import as_returns, long_run_variance
+from .sharpe import as_returns
 
 # %% auto #0
 __all__ = ['running_variance', 'ConfidenceSequence', 'confidence_sequence']
@@ -34,7 +34,7 @@ def running_variance(
         late, early = total[j:] - total[j - 1], total[: x.size - j]
         products = np.cumsum(d[j:] * d[:-j]) - mean[j:] * (late + early) + (t[j:] - j) * mean[j:] ** 2
         wide[j:] += 2 * (1 - j / (lag + 1)) * products / t[j:]
-    return np.maximum(wide, plain)
+    return np.asarray(np.maximum(wide, plain))
 
 # %% ../../nbs/inference/09_confidence.ipynb #cs11
 @dataclass(frozen=True)

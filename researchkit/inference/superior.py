@@ -37,6 +37,16 @@ def stationary_variance(
         found[first : first + 64] = np.maximum((weights[:, None] * covariances).sum(axis=0), 0.0)
     return found
 
+# %% ../../nbs/inference/07_superior.ipynb #su08b
+def _left(
+    n: int,  # sessions
+    block: float,  # mean length of a block
+) -> float:  # share, at least one half
+    """Share of the bootstrap's variance that is left after the mean was estimated from the same data."""
+    i, stay = np.arange(1, n), 1 - 1 / block
+    weights = 2 * ((1 - i / n) * stay**i + i / n * stay ** (n - i))
+    return max(0.5, 1 - float(1 + np.sum(weights * (1 - i / n))) / n)
+
 # %% ../../nbs/inference/07_superior.ipynb #su11
 def _exact(
     x: NDArray[np.float64],  # finite, shape (n, K)
@@ -70,6 +80,7 @@ class _Panel:
     sums: NDArray[np.float64]  # observed, shape (k,)
     centres: dict[str, NDArray[np.float64]]  # lower, consistent, upper: sums to subtract
     block: float
+    shrink: float  # what the observed statistics are multiplied with before they are compared
     strategies: int  # handed in
 
 
@@ -91,7 +102,8 @@ def _panel(returns: ArrayLike, block: float | None, studentise: bool) -> _Panel:
     sums = x.sum(axis=0)
     far = sums / math.sqrt(n) * scale / omega < -math.sqrt(2 * math.log(math.log(n)))
     centres = {"lower": np.maximum(sums, 0.0), "consistent": np.where(far, 0.0, sums), "upper": sums}
-    return _Panel(x, columns, sums, centres, length, still.size)
+    shrink = math.sqrt(_left(n, length)) if studentise else 1.0
+    return _Panel(x, columns, sums, centres, length, shrink, still.size)
 
 # %% ../../nbs/inference/07_superior.ipynb #su18
 @dataclass(frozen=True)
@@ -181,7 +193,7 @@ def _spa(panel: _Panel, count: int, seed: int, studentised: bool) -> Superior:
     top = max(0.0, float(panel.sums[best]))
     centres, reached = np.stack(list(panel.centres.values())), np.zeros(3, dtype=np.int64)
     for sums in _sums(panel.x, panel.block, count, seed):
-        reached += (_largest()(sums, centres) >= top).sum(axis=0)
+        reached += (_largest()(sums, centres) >= top * panel.shrink).sum(axis=0)
     p = {name: (int(hits) + 1) / (count + 1) for name, hits in zip(panel.centres, reached, strict=True)}
     return Superior(
         **p, statistic=top / math.sqrt(n), best=int(panel.columns[best]), strategies=panel.strategies,
@@ -240,7 +252,7 @@ def stepm(
     reached = np.zeros(top.size, dtype=np.int64)
     for sums in _sums(x, panel.block, count, seed) if top.size else ():
         left = np.maximum.accumulate((sums - top)[:, ::-1], axis=1)[:, ::-1]
-        reached += (left >= top).sum(axis=0)
+        reached += (left >= top * panel.shrink).sum(axis=0)
     p, statistic = np.ones(panel.strategies), np.zeros(panel.strategies)
     p[panel.columns[order]] = np.maximum.accumulate((reached + 1) / (count + 1))
     statistic[panel.columns] = panel.sums / math.sqrt(len(x))

@@ -62,7 +62,7 @@ def effective_trials(
     streams, many = x.shape[1], moving.shape[1]
     if many < 2:
         return EffectiveTrials(float(many), float(many), many, cut, streams, streams - many)
-    c = np.clip(np.corrcoef(moving, rowvar=False), -1, 1)
+    c = np.asarray(np.clip(np.corrcoef(moving, rowvar=False), -1, 1))
     mean = min(max(float((c.sum() - many) / (many * (many - 1))), 0.0), 1.0)
     share = np.maximum(np.linalg.eigvalsh(c), 0) / many
     rank = math.exp(-float(np.sum(share * np.log(np.where(share > 0, share, 1)))))
