@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from .sharpe import as_returns
@@ -142,6 +143,10 @@ class Power:
         """Chance of seeing the edge after this many years."""
         return power_of(self.edge, self.tracking_error, years, alpha=self.alpha, ideas=self.ideas)
 
+    def frame(self) -> pl.DataFrame:
+        """One row."""
+        return pl.DataFrame([asdict(self)])
+
     def __repr__(self) -> str:
         marks = ", ".join(f"{self.after(y):.0%} after {y}" for y in (1, 2, 5, 10))
         ideas = "1 idea" if self.ideas == 1 else f"{self.ideas} ideas"
@@ -173,6 +178,10 @@ class NaiveAnswer:
     looks: int  # evenings on which it was looked at
     days_fired: int  # evenings on which it said yes
     best_p: float  # smallest p among the evenings with enough out-performance; 1 if there was none
+
+    def frame(self) -> pl.DataFrame:
+        """One row."""
+        return pl.DataFrame([asdict(self)], schema_overrides={"first_day": pl.Int64})
 
     def __repr__(self) -> str:
         answer = f"yes, first at row {self.first_day}" if self.fired else "no"
