@@ -5,7 +5,9 @@
 # %% ../../nbs/calibration/04_calibrators.ipynb #cal04
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -18,8 +20,8 @@ from .pav import outcomes, pav, probabilities
 from .scores import logarithmic
 
 # %% auto #0
-__all__ = ['EDGE', 'CANDIDATES', 'ENOUGH_FOR_ISOTONIC', 'ENOUGH_TO_CHOOSE', 'Calibrator', 'Identity', 'Platt', 'Beta', 'Isotonic',
-           'make', 'Choice', 'choose']
+__all__ = ['EDGE', 'CANDIDATES', 'ON_REQUEST', 'ENOUGH_FOR_ISOTONIC', 'ENOUGH_TO_CHOOSE', 'Calibrator', 'Identity', 'Platt',
+           'Beta', 'Isotonic', 'make', 'Choice', 'choose']
 
 # %% ../../nbs/calibration/04_calibrators.ipynb #cal07
 EDGE = 1e-6
@@ -114,7 +116,9 @@ class Calibrator(BaseEstimator):
     ) -> Self:
         """Learn the curve, in an order of summation that does not depend on the order of the rows."""
         p, y, w = outcomes(p, y, weights=sample_weight)
-        order = np.lexsort((w, y, p))
+        order = np.argsort(p)
+        if (np.diff(p[order]) == 0).any():  # ties: their order must not be that of the rows
+            order = np.lexsort((w, y, p))
         self.n_features_in_ = 1
         self._fit(p[order], y[order], w[order])
         return self
@@ -235,20 +239,25 @@ class Isotonic(Calibrator):
         return np.interp(p, self.p_, self.rate_)
 
 # %% ../../nbs/calibration/04_calibrators.ipynb #cal42
-CANDIDATES = ("none", "platt", "beta", "isotonic")  # from simple to flexible
+CANDIDATES = ("none", "platt", "beta", "isotonic")  # from simple to flexible: what `choose` compares
+ON_REQUEST = ("temperature", "beta-am", "beta-ab", "venn-abers")  # for those who ask for them by name
 ENOUGH_FOR_ISOTONIC = 1000.0  # effective rows
 ENOUGH_TO_CHOOSE = 50.0  # effective rows
 
 
 def make(
-    name: str,  # "none", "platt", "beta" or "isotonic"
+    name: str,  # one of CANDIDATES or ON_REQUEST
 ) -> Calibrator:  # not fitted
     """Make the calibrator of this name."""
-    kinds = dict(zip(CANDIDATES, (Identity, Platt, Beta, Isotonic), strict=True))
-    if name not in kinds:
-        raise ValueError(f"calibrator must be one of {list(kinds)}, got '{name}'")
-    made: Calibrator = kinds[name]()
-    return made
+    from researchkit.calibration.temperature import Temperature
+    from researchkit.calibration.vennabers import VennAbers
+
+    kinds: list[Callable[[], Calibrator]] = [Identity, Platt, Beta, Isotonic, Temperature]
+    kinds += [partial(Beta, variant="am"), partial(Beta, variant="ab"), VennAbers]
+    named = dict(zip(CANDIDATES + ON_REQUEST, kinds, strict=True))
+    if name not in named:
+        raise ValueError(f"calibrator must be one of {list(named)}, got '{name}'")
+    return named[name]()
 
 
 @dataclass(frozen=True)

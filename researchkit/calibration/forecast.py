@@ -250,7 +250,7 @@ class FoldFit:
 class FitResult:
     """A walk-forward, fitted: its forecasts and everything that made them."""
 
-    probabilities: pl.DataFrame  # PROBABILITIES, kind "entry": every decision of every test span
+    probabilities: pl.DataFrame  # PROBABILITIES of one kind: every decision of every test span
     models: tuple[FoldFit, ...]  # one a fold, in time order
     record: pl.DataFrame  # all out-of-fold forecasts: ts_known, symbol, p_raw, source (-1: inner)
     columns: tuple[str, ...]  # features, in the order the models saw them
@@ -344,11 +344,14 @@ def fit_folds(
     labels: pl.DataFrame,  # LABELS with outcomes 0 and 1; `ts_end` decides what may be learned from, and when
     folds: Folds,  # from `walkforward.anchored` or `rolling`
     *,
-    calibrate: str = "auto",  # "auto", "platt", "beta", "isotonic" or "none"
+    calibrate: str = "auto",  # "auto", or a name of `calibrators.CANDIDATES` or `ON_REQUEST`
+    kind: str = "entry",  # what is forecast; "exit": the labels are those of exits
     seed: int = 0,  # for every random state of the estimators
 ) -> FitResult:
     """Fit, calibrate and forecast fold by fold. ValueError for bad input."""
     _ask(calibrate)
+    if not kind:
+        raise ValueError("kind must name what is forecast: 'entry' or 'exit'")
     features, labels = frames.check(features, frames.FEATURES), frames.check(labels, frames.LABELS)
     if not labels["label"].is_in([0, 1]).all():
         raise ValueError(f"label must be 0 or 1, got {labels['label'].unique().sort().to_list()}")
@@ -363,16 +366,17 @@ def fit_folds(
         record = pl.concat([record, said])
         fits.append(fit)
         entries.append(entry)
-    probabilities = frames.conform(pl.concat(entries), frames.PROBABILITIES)
+    joined = pl.concat(entries).with_columns(kind=pl.lit(kind))
+    probabilities = frames.conform(joined, frames.PROBABILITIES)
     return FitResult(probabilities, tuple(fits), record, tuple(columns), model.name)
 
 
 def _ask(calibrate: str) -> None:
     """Refuse a calibrator that does not exist."""
-    from researchkit.calibration.calibrators import CANDIDATES
+    from researchkit.calibration.calibrators import CANDIDATES, ON_REQUEST
 
-    if calibrate not in ("auto", *CANDIDATES):
-        raise ValueError(f"calibrate must be one of {['auto', *CANDIDATES]}, got '{calibrate}'")
+    if calibrate not in (known := ["auto", *CANDIDATES, *ON_REQUEST]):
+        raise ValueError(f"calibrate must be one of {known}, got '{calibrate}'")
 
 # %% ../../nbs/calibration/06_forecast.ipynb #fct26
 def fit_predict(
@@ -381,8 +385,9 @@ def fit_predict(
     labels: pl.DataFrame,  # LABELS with outcomes 0 and 1
     folds: Folds,  # from `walkforward.anchored` or `rolling`
     *,
-    calibrate: str = "auto",  # "auto", "platt", "beta", "isotonic" or "none"
+    calibrate: str = "auto",  # "auto", or a name of `calibrators.CANDIDATES` or `ON_REQUEST`
+    kind: str = "entry",
     seed: int = 0,
-) -> pl.DataFrame:  # PROBABILITIES, kind "entry": `p_raw` as the model spoke, `p` calibrated on the past only
+) -> pl.DataFrame:  # PROBABILITIES of this kind: `p_raw` as the model spoke, `p` calibrated on the past only
     """Forecast every decision of every test span; `fit_folds` gives the models too."""
-    return fit_folds(model, features, labels, folds, calibrate=calibrate, seed=seed).probabilities
+    return fit_folds(model, features, labels, folds, calibrate=calibrate, kind=kind, seed=seed).probabilities

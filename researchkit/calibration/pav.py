@@ -45,8 +45,8 @@ def outcomes(
     p, y = probabilities(p), np.asarray(y, dtype=np.float64)
     if y.shape != p.shape:
         raise ValueError(f"p and y must be equally long, got shapes {p.shape} and {y.shape}")
-    if not np.isin(y, (0.0, 1.0)).all():
-        raise ValueError(f"y must be 0 or 1, got {np.unique(y[~np.isin(y, (0.0, 1.0))]).tolist()[:3]}")
+    if not (valid := (y == 0.0) | (y == 1.0)).all():
+        raise ValueError(f"y must be 0 or 1, got {np.unique(y[~valid]).tolist()[:3]}")
     w = np.ones(p.size) if weights is None else np.asarray(weights, dtype=np.float64)
     if w.shape != p.shape:
         raise ValueError(f"weights must have one entry per forecast, got shape {w.shape} for {p.size}")
@@ -81,6 +81,9 @@ def pav(
 ) -> Rising:  # the rising curve nearest to the outcomes
     """Fit outcomes by a never-falling function of the forecast (Ayer et al. 1955), ties pooled first."""
     p, y, w = outcomes(p, y, weights=weights)
+    if (p[1:] > p[:-1]).all():  # sorted and without ties: nothing to group, and the same bits
+        rate, block = _pool(w * y, w)
+        return Rising(p, rate, w, block, np.arange(p.size))
     distinct, row = np.unique(p, return_inverse=True)
     order = np.lexsort((w, y, row))  # a fixed order of summation, whatever the order of the rows
     total = np.bincount(row[order], weights=w[order], minlength=distinct.size)

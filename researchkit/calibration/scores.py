@@ -104,14 +104,14 @@ def corp(
     p: ArrayLike,  # forecast probabilities, shape (n,)
     y: ArrayLike,  # outcomes, 0 or 1, shape (n,)
     *,
-    score: str = "brier",  # "brier" or "log_loss"
+    score: str | Loss = "brier",  # "brier", "log_loss", or the one-row loss of any proper score
     weights: ArrayLike | None = None,  # 0 or more, shape (n,)
 ) -> Corp:  # the three parts and the score
     """Split a score into miscalibration, discrimination and uncertainty (CORP, PNAS 2021)."""
-    if score not in LOSSES:
+    if isinstance(score, str) and score not in LOSSES:
         raise ValueError(f"score must be one of {sorted(LOSSES)}, got '{score}'")
     p, y, w = outcomes(p, y, weights=weights)
-    loss = LOSSES[score]
+    loss = LOSSES[score] if isinstance(score, str) else score
     given = _mean(loss(p, y), w)
     best = _mean(loss(pav(p, y, weights=w).fitted, y), w)
     flat = _mean(loss(np.full(p.size, _mean(y, w)), y), w)

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from .sharpe import as_returns, automatic_lag, long_run_variance
@@ -123,6 +124,10 @@ class Difference:
         """Two-sided confidence interval of the annual edge."""
         reach = NormalDist().inv_cdf(0.5 + level / 2) * self.se_annual
         return self.mean_annual - reach, self.mean_annual + reach
+
+    def frame(self) -> pl.DataFrame:
+        """One row, with the p-value of "no improvement"."""
+        return pl.DataFrame([asdict(self) | {"p_one_sided": self.p_one_sided}])
 
     def __repr__(self) -> str:
         return _words(self)

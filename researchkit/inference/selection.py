@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from .sharpe import as_returns
 
 # %% auto #0
-__all__ = ['holm', 'alpha_for', 'detectable_edge', 'years_to_decide', 'power_of', 'Power', 'power', 'NaiveAnswer', 'naive_gate']
+__all__ = ['holm', 'benjamini_hochberg', 'alpha_for', 'detectable_edge', 'years_to_decide', 'power_of', 'Power', 'power',
+           'NaiveAnswer', 'naive_gate']
 
 # %% ../../nbs/inference/03_selection.ipynb #se07
 def holm(
@@ -29,6 +31,20 @@ def holm(
     steps = values[order] * np.arange(values.size, 0, -1)
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+# %% ../../nbs/inference/03_selection.ipynb #bh02
+def benjamini_hochberg(
+    p: ArrayLike,  # p-values, shape (K,)
+) -> NDArray[np.float64]:  # adjusted, in the order given; reject those at most the share of false finds
+    """Adjust p-values for a false discovery rate (Benjamini and Hochberg 1995)."""
+    values = np.asarray(p, dtype=np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"p must be 1-d with values in [0, 1], got {values.tolist()}")
+    order = np.argsort(values, kind="stable")[::-1]
+    steps = values[order] * values.size / np.arange(values.size, 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum.accumulate(np.minimum(steps, 1.0))
     return adjusted
 
 # %% ../../nbs/inference/03_selection.ipynb #se12
@@ -127,6 +143,10 @@ class Power:
         """Chance of seeing the edge after this many years."""
         return power_of(self.edge, self.tracking_error, years, alpha=self.alpha, ideas=self.ideas)
 
+    def frame(self) -> pl.DataFrame:
+        """One row."""
+        return pl.DataFrame([asdict(self)])
+
     def __repr__(self) -> str:
         marks = ", ".join(f"{self.after(y):.0%} after {y}" for y in (1, 2, 5, 10))
         ideas = "1 idea" if self.ideas == 1 else f"{self.ideas} ideas"
@@ -158,6 +178,10 @@ class NaiveAnswer:
     looks: int  # evenings on which it was looked at
     days_fired: int  # evenings on which it said yes
     best_p: float  # smallest p among the evenings with enough out-performance; 1 if there was none
+
+    def frame(self) -> pl.DataFrame:
+        """One row."""
+        return pl.DataFrame([asdict(self)], schema_overrides={"first_day": pl.Int64})
 
     def __repr__(self) -> str:
         answer = f"yes, first at row {self.first_day}" if self.fired else "no"

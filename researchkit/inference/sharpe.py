@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 # %% auto #0
@@ -71,6 +72,10 @@ class Sharpe:
     def per_period(self) -> float:
         """The ratio in units of one period."""
         return self.value / math.sqrt(self.periods)
+
+    def frame(self) -> pl.DataFrame:
+        """One row."""
+        return pl.DataFrame([asdict(self)])
 
     def __repr__(self) -> str:
         return (
@@ -142,6 +147,17 @@ class Deflated:
     benchmark: float  # expected best ratio of that many trials without any edge, per period
     n_trials: int
     formula: str = "Bailey & López de Prado 2014: PSR(SR0), variance at the observed ratio"
+
+    def frame(self) -> pl.DataFrame:
+        """One row."""
+        return pl.DataFrame([asdict(self)])
+
+    def __repr__(self) -> str:
+        return (
+            f"deflated Sharpe {self.value:.4f}: probability of a true ratio above {self.benchmark:.4f} a period, what "
+            f"the best of {self.n_trials:,} independent trials without any edge would show\n  {self.formula}; returns "
+            "taken as independent, a screening number and not a verdict"
+        )
 
 
 def deflated_sharpe(

@@ -13,8 +13,10 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from researchkit.calibration.calibrators import Beta, Identity, Isotonic, Platt
+from researchkit.calibration.temperature import Temperature
+from researchkit.calibration.vennabers import VennAbers
 
-KINDS = [Identity, Platt, Beta, Isotonic]
+KINDS = [Identity, Platt, Beta, Isotonic, Temperature, VennAbers]
 
 
 class Squashed:
@@ -58,6 +60,24 @@ class SquashedIsotonic(Squashed, Isotonic):
     pass
 
 
+class SquashedTemperature(Squashed, Temperature):
+    pass
+
+
+class SquashedVennAbers(Squashed, VennAbers):
+    pass
+
+
+BEHIND = [
+    SquashedIdentity,
+    SquashedPlatt,
+    SquashedBeta,
+    SquashedIsotonic,
+    SquashedTemperature,
+    SquashedVennAbers,
+]
+
+
 def _failures(estimator):
     results = check_estimator(estimator, on_fail=None, on_skip=None)
     return {r["check_name"]: repr(r["exception"])[:300] for r in results if r["status"] == "failed"}
@@ -69,6 +89,6 @@ def test_sklearn_checks_for_a_one_column_estimator(kind):
     assert _failures(kind()) == {}
 
 
-@pytest.mark.parametrize("kind", [SquashedIdentity, SquashedPlatt, SquashedBeta, SquashedIsotonic])
+@pytest.mark.parametrize("kind", BEHIND)
 def test_sklearn_checks_behind_the_door(kind):
     assert _failures(kind()) == {}  # none is expected to fail
