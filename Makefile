@@ -89,7 +89,7 @@ tests: $(VENV)/.dev
 bench: $(VENV)/.dev ## speed against a peer or a limit in the same run; DATE=2026-11-22 also writes nbs/results/
 	@$(BIN)/python tests/bench/measuring.py $(if $(DATE),--date $(DATE))
 
-study-%: $(VENV)/.dev ## long proofs, a page each: calibration, demo-kills, kills, large-object, fuzz, vendor-faults, quality
+study-%: $(VENV)/.dev ## long proofs, a page each: calibration, demo-kills, kills, large-object, fuzz, vendor-faults, quality, inference, calibration
 	@$(BIN)/python tests/studies/$(subst -,_,$*).py
 
 # --- authoring ---------------------------------------------------------------------------------
