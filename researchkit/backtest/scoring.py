@@ -67,7 +67,7 @@ def moments_nb(
     net: NDArray[np.float64],  # (n,)
     sums: NDArray[np.float64],  # (9,), written: central power sums
 ) -> np.uint64:  # the fingerprint
-    """Power sums around the mean, and a fingerprint of the bits."""
+    """Power sums around the mean, and a fingerprint in billionths of the capital."""
     mean, two, three, four = sums[TOTAL] / net.size, 0.0, 0.0, 0.0
     for x in net:
         d = x - mean
@@ -75,9 +75,9 @@ def moments_nb(
         three += d * d * d
         four += d * d * d * d
     sums[SQUARES], sums[CUBES], sums[FOURTHS] = two, three, four
-    bits, mixed = net.view(np.uint64), _FIRST
-    for b in bits:
-        mixed = (mixed ^ b) * _PRIME
+    mixed = _FIRST
+    for x in net:
+        mixed = (mixed ^ np.uint64(np.int64(np.rint(x * 1e9)))) * _PRIME
         mixed ^= mixed >> np.uint64(29)
     return mixed
 

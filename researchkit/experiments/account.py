@@ -118,7 +118,7 @@ def _result(line: Entry) -> Iterator[Claim]:
         yield Claim("streams", (said["stream"],), {}, line.seq)
     for name, artifact in said["artifacts"].items():
         yield Claim("artifacts", (*within, name), artifact, line.seq)
-    for table in ("metrics", "calibration"):
+    for table in ("metrics", "calibration", "tries"):
         if said.get(table, _NOTHING) != _NOTHING:
             yield Claim(table, within, {"hash of the rows": said[table]}, line.seq)
     for view, hashed in said.get("features", {}).items():
@@ -237,6 +237,7 @@ OWNER = {
     "artifacts": "result",
     "metrics": "result",
     "calibration": "result",
+    "tries": "result",
     "feature_schemas": "result",
     "screens": "screen",
     "campaigns": "registration",
@@ -256,6 +257,7 @@ KEYS = {
     "artifacts": ("trial", "strategy", "name"),
     "metrics": ("trial", "strategy"),
     "calibration": ("trial", "strategy"),
+    "tries": ("trial", "strategy"),
     "feature_schemas": ("trial", "view"),
     "screens": ("trial", "strategy", "screen"),
     "campaigns": ("id",),

@@ -158,6 +158,9 @@ def check_numbers(source: Source, trial: str, strategy: str) -> str:
                 where = f"{name} of fold {row['fold']}, {row['stage']}"
                 equal(where, row[name], kept[row["fold"], row["stage"]].get(name))
     equal("hash of the calibration scores", rows_digest("calibration", scores), said["calibration"])
+    tries = source.warehouse.rows("tries", trial=trial, strategy=strategy)
+    if tries or "tries" in said:
+        equal("hash of what was tried", rows_digest("tries", tries), said.get("tries"))
     return f"{len(rows)} metrics and {len(scores)} rows of calibration scores agree with the record"
 
 # %% ../../nbs/experiments/16_checks.ipynb #chk15

@@ -48,6 +48,9 @@ class Record:
     calibration: tuple[dict[str, Any], ...]  # rows of scores: fold, stage, n, brier, …
     schema: tuple[dict[str, Any], ...]  # rows of the feature schema
     assumptions: dict[str, Any]  # fill rule, costs, capital
+    tries: tuple[
+        dict[str, Any], ...
+    ] = ()  # point, stream and sharpe of what was tried; 0 is the result itself
 
 # %% ../../nbs/experiments/04_records.ipynb #rec07
 def _frames(
@@ -161,6 +164,29 @@ def _models(model: Any, features: pl.DataFrame | None) -> Iterator[Artifact]:
     if isinstance(folds := getattr(model, "folds", None), pl.DataFrame):
         yield frame_artifact("folds.parquet", folds)
 
+# %% ../../nbs/experiments/04_records.ipynb #rec31
+def _swept(sweep: pl.DataFrame | None) -> Iterator[Artifact]:
+    """Turn the rows of a sweep into an artifact."""
+    if sweep is not None:
+        yield frame_artifact("sweep.parquet", sweep)
+
+
+def _tries(equity: pl.DataFrame | None, sweep: pl.DataFrame | None) -> tuple[dict[str, Any], ...]:
+    """List what was tried."""
+    from researchkit.backtest.scoring import score_net
+
+    found = []
+    if equity is not None and equity.height >= 3:
+        own = score_net(equity, orders=0)
+        found.append({"point": 0, "stream": own.stream, "sharpe": _finite(own.sharpe)})
+    if sweep is not None:
+        for name in ("point", "stream", "sharpe"):
+            if name not in sweep.columns:
+                raise SchemaError(f"sweep: column '{name}' is missing, got {sweep.columns}")
+        rows = sweep.select("point", "stream", "sharpe").sort("point").iter_rows(named=True)
+        found += [{**row, "sharpe": _finite(row["sharpe"])} for row in rows]
+    return tuple(found)
+
 # %% ../../nbs/experiments/04_records.ipynb #rec17
 def record(
     strategy: str,  # a name of its own within the run: "main"
@@ -176,6 +202,7 @@ def record(
     artifacts: Mapping[str, bytes] | None = None,  # file name → bytes
     metrics: Mapping[str, float] | None = None,  # further numbers
     continues: str | None = None,  # hash of a known stream that this one only continues over later sessions
+    sweep: pl.DataFrame | None = None,  # every row of a sweep
 ) -> Record:
     """Take everything that was given apart, check it, and hash it; nothing is stored."""
     equity, fills, assumptions = _result(result)
@@ -198,8 +225,9 @@ def record(
         strategy=strategy,
         equity=equity,
         stream=logical_hash(equity, EQUITY) if equity is not None else None,
-        artifacts=(*_frames(framed), *tables, *_models(model, features), *said, *added),
+        artifacts=(*_frames(framed), *tables, *_models(model, features), *_swept(sweep), *said, *added),
         metrics=_metrics(equity, metrics or {}),
+        tries=_tries(equity, sweep),
         calibration=scores,
         schema=_schema(features, view),
         assumptions=assumptions,

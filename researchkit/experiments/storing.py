@@ -100,6 +100,7 @@ def _write(
     writer.add("calibration", record.calibration, within=within)
     writer.add("feature_schemas", record.schema, within={"trial": trial})
     writer.add("artifacts", artifacts, within=within)
+    writer.add("tries", record.tries, within=within)
     return new
 
 # %% ../../nbs/experiments/05_storing.ipynb #sto122
@@ -107,6 +108,7 @@ HASHED: dict[str, tuple[str, ...]] = {
     "metrics": ("name", "value"),
     "calibration": ("fold", "stage", "n", *SCORES),
     "feature_schemas": ("view", "name", "position", "kind", "words"),
+    "tries": ("point", "stream", "sharpe"),
 }  # table → the columns that its hash covers
 
 
@@ -129,6 +131,7 @@ def _stored(shelves: Shelves, row: Mapping[str, Any], strategy: str) -> dict[str
     result = next(iter(shelves.warehouse.rows("results", **within)), None)
     schema = shelves.warehouse.rows("feature_schemas", trial=row["id"])
     views = sorted({s["view"] for s in schema})
+    tries = shelves.warehouse.rows("tries", **within)
     return {
         "strategy": strategy,
         "stream": None if result is None else result["stream"],
@@ -139,6 +142,7 @@ def _stored(shelves: Shelves, row: Mapping[str, Any], strategy: str) -> dict[str
         "metrics": rows_digest("metrics", shelves.warehouse.rows("metrics", **within)),
         "calibration": rows_digest("calibration", shelves.warehouse.rows("calibration", **within)),
         "features": {v: rows_digest("feature_schemas", [s for s in schema if s["view"] == v]) for v in views},
+        **({"tries": rows_digest("tries", tries)} if tries else {}),  # results of earlier versions have none
     }
 
 
@@ -231,7 +235,7 @@ def owed(
     """Compose the lines about results and notebook that a dead process did not come to write."""
     trial = row["id"]
     over = shelves.ledger.entries(kind="run", subject=f"run:{trial}", limit=1)
-    tables = () if over else ("results", "metrics", "calibration", "artifacts")
+    tables = () if over else ("results", "metrics", "calibration", "artifacts", "tries")
     for strategy in sorted({r["strategy"] for t in tables for r in shelves.warehouse.rows(t, trial=trial)}):
         body = _stored(shelves, row, strategy)
         if not _is_said(shelves, trial, body):

@@ -45,7 +45,13 @@ def _distinct(warehouse: Warehouse) -> int:
     own: set[str] = set()
     for row in warehouse.rows("results"):
         (continued if "continues" in json.loads(row["assumptions"]) else own).add(row["stream"])
-    return warehouse.count("streams") - len(continued - own)
+    query = (
+        "SELECT count(DISTINCT stream) FROM tries WHERE stream IS NOT NULL "
+        "AND stream NOT IN (SELECT stream FROM tries WHERE point = 0 AND stream IS NOT NULL)"
+    )
+    with warehouse.engine.connect() as connection:
+        swept = int(connection.execute(sa.text(query)).scalar_one())
+    return warehouse.count("streams") - len(continued - own) + swept
 
 
 def census(
@@ -69,7 +75,9 @@ def sharpes(
     query = (
         "SELECT r.stream, min(m.value) FROM results r JOIN metrics m "
         "ON m.trial = r.trial AND m.strategy = r.strategy "
-        "WHERE m.name = 'sharpe' AND m.value IS NOT NULL GROUP BY r.stream"
+        "WHERE m.name = 'sharpe' AND m.value IS NOT NULL GROUP BY r.stream "
+        "UNION ALL SELECT stream, min(sharpe) FROM tries WHERE sharpe IS NOT NULL "
+        "AND stream NOT IN (SELECT stream FROM tries WHERE point = 0 AND stream IS NOT NULL) GROUP BY stream"
     )
     with warehouse.engine.connect() as connection:
         return sorted(float(value) for _, value in connection.execute(sa.text(query)))
