@@ -26,6 +26,7 @@ from researchkit.commands import (
     quality,
     research,
     secret,
+    sweeping,
     witness,
     workspace,
 )
@@ -48,6 +49,7 @@ def _wired(line: typer.Typer) -> typer.Typer:
         workspace.doctor,
         workspace.dashboard,
         certificate.certificate,
+        sweeping.sweep,
         parity.parity,
     )
     for command in first:
