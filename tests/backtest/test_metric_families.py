@@ -25,7 +25,7 @@ from researchkit.backtest import (
     trades,
 )
 
-PAGE = Path(__file__).parents[2] / "nbs" / "results" / "07_empyrical.ipynb"
+PAGE = Path(__file__).parents[2] / "nbs" / "results" / "08_empyrical.ipynb"
 
 
 def series() -> tuple[np.ndarray, np.ndarray]:
