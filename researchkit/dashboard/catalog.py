@@ -91,7 +91,8 @@ def _came(lineage: Lineage) -> str:
     """The newest vendor files behind a table."""
     rows = lineage.rows.select(
         pl.col("name").alias("vendor file"), pl.col("raw_sha256").str.slice(0, 12).alias("SHA-256"), "rows",
-        pl.col("put").dt.strftime("%Y-%m-%d").alias("brought in"), "by", "order",
+        pl.col("put").dt.strftime("%Y-%m-%d").alias("brought in"), "by",
+        *(["order"] if (lineage.rows["order"] != "").any() else []),
     )  # fmt: skip
     more = (
         f'<p class="dim">and {lineage.total - rows.height:,} more</p>' if lineage.total > rows.height else ""

@@ -182,7 +182,7 @@ class Batch:
 # %% ../../nbs/data/321_ingest.ipynb #ing41
 def _venue_of(desk: Desk, table: str) -> int | None:
     """Whose bars a table holds, read from one of its files."""
-    query = "SELECT path FROM lake_files WHERE table_name = :t AND retired_ns IS NULL AND rows > 0 ORDER BY bytes, path LIMIT 1"
+    query = "SELECT path FROM lake_files WHERE table_name = :t AND retired_ns IS NULL AND rows > 0 LIMIT 1"
     row = desk.index.registry.one(query, t=table)
     if row is None:
         return None

@@ -85,8 +85,8 @@ class Intake:
         """An empty one."""
         fields = FIELDS[layout.schema]
         tie = fields.get("sequence") if "sequence" in layout.frame.key else None
-        sorting = {"time": fields["ts_event"], "ties": [tie] if tie else []}
-        spools = [Spool(scratch, header.dtype, **sorting) for _ in range(2)]  # type: ignore[arg-type]
+        time, ties = fields["ts_event"], [tie] if tie else []
+        spools = [Spool(scratch, header.dtype, time=time, ties=ties) for _ in range(2)]
         names = Names(header, buckets=layout.buckets, besides=besides)
         return cls(header, layout, names, spools[0], Ward(spools[1], header.name))
 

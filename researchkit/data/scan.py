@@ -178,7 +178,11 @@ def _known(access: Access, request: Request) -> str:
         return ""
     later = replace(request, asof=None, published=None)
     first = next((r for r in _slices(access, later, ["ts_known"], None) if r.height), None)
-    return "" if first is None else f", first known at {since(first['ts_known'].to_physical().min())}"  # type: ignore[arg-type]
+    return (
+        ""
+        if first is None
+        else f", first known at {since(int(first['ts_known'].to_physical().to_numpy().min()))}"
+    )
 
 
 def source(request: Request, access: Access) -> pl.LazyFrame:

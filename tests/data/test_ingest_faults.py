@@ -40,12 +40,16 @@ def delivered():
     return encode_bars(bars, dataset="DEMO", schema="ohlcv-1d")
 
 
-def stream(root):
+def desk(root):
     install(root / "policy")
     registry = Registry(f"sqlite:///{root}/catalog.db")
     door = Door(Policy(root / "policy"), Ledger(f"sqlite:///{root}/ledger.db"))
     raw = RawZone(root / "raw", registry=registry, keyring=Keyring(root / "keys"), door=door, immutable=False)
-    lake = Lake(root / "lake", registry=registry, raw=raw, door=door)
+    return registry, door, raw, Lake(root / "lake", registry=registry, raw=raw, door=door)
+
+
+def stream(root):
+    registry, door, raw, lake = desk(root)
     me = Context(Principal("tester", ("data-engineer", "quant")))
     found = raw.put(delivered(), name="a.dbn.zst", key="demo", context=me)
     lake.ingest(found.sha256, context=me)
@@ -138,11 +142,7 @@ from researchkit.data.ingest import ingest, ingest_many
 
 
 def stream(root):
-    install(root / "policy")
-    registry = Registry(f"sqlite:///{root}/catalog.db")
-    door = Door(Policy(root / "policy"), Ledger(f"sqlite:///{root}/ledger.db"))
-    raw = RawZone(root / "raw", registry=registry, keyring=Keyring(root / "keys"), door=door, immutable=False)
-    lake = Lake(root / "lake", registry=registry, raw=raw, door=door)
+    registry, door, raw, lake = desk(root)
     parts = {"raw": raw, "catalog": lake.catalog, "index": lake._index, "context": rows.ME}
 
     def put(content, name):

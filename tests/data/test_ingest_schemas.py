@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,7 +38,7 @@ ME = Context(Principal("tester", ("data-engineer", "quant")))
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("schemas")
     install(root / "policy")
     registry = Registry(f"sqlite:///{root}/catalog.db")
@@ -47,15 +48,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return {"raw": raw, "catalog": catalog, "index": Index(root / "lake", registry, door), "context": ME}
 
 
-def test_each_schema_lies_in_the_lake_as_the_vendor_wrote_it(parts: dict[str, object]) -> None:
+def test_each_schema_lies_in_the_lake_as_the_vendor_wrote_it(parts: dict[str, Any]) -> None:
     for schema, path in SAMPLES.items():
         header, arrays = batches(path)
         vendor = pl.concat([pl.DataFrame(batch) for batch in arrays])
-        put = parts["raw"].put(path, name=path.name, key="k", context=ME)  # type: ignore[attr-defined]
-        done = ingest(put.sha256, **parts)  # type: ignore[arg-type]
+        put = parts["raw"].put(path, name=path.name, key="k", context=ME)
+        done = ingest(put.sha256, **parts)
         assert done.held == vendor.height, schema
         resource = parse_table(done.table)
-        table = parts["catalog"].load_table(resource.identifier)  # type: ignore[attr-defined]
+        table = parts["catalog"].load_table(resource.identifier)
         lies = [
             pl.read_parquet(table.io.storage.local(p))
             for p in tables.planned(table)  # several of them for a week

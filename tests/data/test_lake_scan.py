@@ -137,7 +137,7 @@ def test_the_ledger_tells_the_whole_filter_and_the_objects(held: Place) -> None:
     with pytest.raises(ValueError, match="pin p and objects cannot be asked for together"):
         held.lake.scan(TRADES, context=ME, objects=[first["raw_sha256"]], pin="p")
     with pytest.raises(ValueError, match="asof must be an ISO date or instant"):
-        held.lake.scan(TRADES, context=ME, asof=11.5)  # type: ignore[arg-type]
+        held.lake.scan(TRADES, context=ME, asof=11.5)  # type: ignore[arg-type]  # a caller without types
 
 
 def is_a(names: pl.Series) -> pl.Series:
