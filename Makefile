@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint layers types drift notebooks tests lab bench report lock docs readme export notebook install system clean
+.PHONY: help demo test check format lint layers types drift notebooks tests lab peers bench report lock docs readme export notebook install system clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -86,10 +86,19 @@ tests: $(VENV)/.dev
 	@$(BIN)/pytest -n 2 --dist loadgroup tests --ignore tests/house/test_drift.py --ignore tests/house/test_layers.py
 	@$(BIN)/python tests/house/report.py
 
+tests/bench/.peers/%/.done: environments/peer-%.lock $(UV)
+	@echo "building the environment of $* for the benchmarks"
+	@$(UV) venv -q --clear --python "$$(python3 -c 'import sys; print(sys.executable)')" $(@D)
+	@VIRTUAL_ENV=$(@D) $(UV) pip install -q --require-hashes -r $<
+	@touch $@
+.PRECIOUS: tests/bench/.peers/%/.done
+peers: tests/bench/.peers/vectorbt/.done tests/bench/.peers/raptorbt/.done ## the environments of what is measured against
+
 bench: $(VENV)/.dev ## speed against a peer or a limit in the same run; DATE=2026-11-22 also writes nbs/results/
+	@$(MAKE) --no-print-directory peers || echo "without peers: what is measured against them is left out and said"
 	@$(BIN)/python tests/bench/measuring.py $(if $(DATE),--date $(DATE))
 
-study-%: $(VENV)/.dev ## long proofs, a page each: calibration, demo-kills, kills, large-object, fuzz, vendor-faults, quality, inference, calibration
+study-%: $(VENV)/.dev ## long proofs, a page each: demo-kills, kills, large-object, fuzz, vendor-faults, quality, inference, calibration
 	@$(BIN)/python tests/studies/$(subst -,_,$*).py
 
 # --- authoring ---------------------------------------------------------------------------------
@@ -113,4 +122,4 @@ lock: $(UV) ## solve the locks again from settings.ini
 	@python3 environments/lock.py $(UV)
 
 clean: ## remove what can be rebuilt
-	@rm -rf .venv .uv _docs .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	@rm -rf .venv .uv tests/bench/.peers _docs .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -15,6 +15,16 @@ LOCKS = {  # each is solved under the one before it, so that a later lock only a
 }
 
 
+PEERS = ("vectorbt", "raptorbt")  # what the benchmarks measure against; environments of their own
+
+
+def solve(uv: str, wanted: str, name: str, *more: str) -> None:
+    """Write one lock with the hash of every file."""
+    command = [uv, "pip", "compile", "-", "-o", str(HERE / f"{name}.lock"), "--generate-hashes", "--quiet"]
+    command += ["--python-version", "3.12", "--no-header", "--no-annotate", "--no-emit-find-links", *more]
+    subprocess.run(command, input=wanted, text=True, check=True)
+
+
 def main(uv: str) -> None:
     """Solve each lock in turn with the `uv` at the given path."""
     ini = ConfigParser(delimiters=["="])
@@ -22,33 +32,11 @@ def main(uv: str) -> None:
     meta = ini["DEFAULT"]
     for name, keys in LOCKS.items():
         wanted = "\n".join([*(r for key in keys for r in meta[key].split()), "setuptools>=77"])
-        command = [
-            uv,
-            "pip",
-            "compile",
-            "-",
-            "-o",
-            str(HERE / f"{name}.lock"),
-            "--generate-hashes",
-            "--quiet",
-        ]
-        command += ["--python-version", "3.12", "--no-header", "--no-annotate", "--no-emit-find-links"]
-        if name != "core":
-            command += ["--constraint", str(HERE / "core.lock")]
-        subprocess.run(command, input=wanted, text=True, check=True)
-    uv_line = f"uv=={subprocess.run([uv, '--version'], capture_output=True, text=True, check=True).stdout.split()[1]}"
-    command = [
-        uv,
-        "pip",
-        "compile",
-        "-",
-        "-o",
-        str(HERE / "uv.lock"),
-        "--generate-hashes",
-        "--quiet",
-        "--no-header",
-    ]
-    subprocess.run([*command, "--no-annotate", "--no-emit-find-links"], input=uv_line, text=True, check=True)
+        solve(uv, wanted, name, *(("--constraint", str(HERE / "core.lock")) if name != "core" else ()))
+    for name in PEERS:
+        solve(uv, "\n".join(meta[f"peer_{name}"].split()), f"peer-{name}")
+    said = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True).stdout
+    solve(uv, f"uv=={said.split()[1]}", "uv")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """A backtest with every output, beside a bare loop that writes the same, and beside vectorbt and raptorbt.
 
-The peers live in environments of their own, because they pin other versions than the house:
-
-    python tests/bench/bench_backtest.py --peers   # builds tests/bench/.peers once, then measures against them
-
-Without the environments their cases are skipped, and the line says so.
+The peers live in environments of their own, `make peers`, because they pin other versions than the house. Without the
+environments their cases are skipped, and the line says so.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from researchkit import frames
 from researchkit.backtest import Costs
 from researchkit.backtest.fills import Result, simulate
 
-PEERS = {"vectorbt": "vectorbt==1.2.0", "raptorbt": "raptorbt==0.13.4 numpy"}
+PEERS = ("vectorbt", "raptorbt")
 HOME = Path(__file__).parent / ".peers"
 SIZES = (2_500, 250_000, 2_500_000)
 
@@ -113,13 +110,6 @@ def bare_nb(ts, close, wanted, capital, fee, n_fills):
     return stamps, account, held[:, :h], held_ints[:, :h], fills[:, :f], fill_ints[:, :f]
 
 
-def build(name: str) -> None:
-    """Make the environment of one peer."""
-    home = HOME / name
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    subprocess.run([str(home / "bin" / "pip"), "install", "-q", *PEERS[name].split()], check=True)
-
-
 def skipped(name: str, size: str, why: str) -> None:
     """Say on a line of its own what was not measured."""
     print(
@@ -132,7 +122,7 @@ def beside(name: str, size: str, data: dict[str, np.ndarray], ours, last: float,
     """Take turns with a peer in another process, and print one line."""
     python = HOME / name / "bin" / "python"
     if not python.exists():
-        skipped(name, size, f"{python} is missing: run with --peers to build it")
+        skipped(name, size, f"{python} is missing: make peers builds it")
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.npz"
@@ -166,7 +156,7 @@ def beside(name: str, size: str, data: dict[str, np.ndarray], ours, last: float,
     )
     line = {
         "bench": "backtest", "case": "one symbol, every output, checks included", "size": size,
-        "cpu_ms": round(1e3 * statistics.median(a for a, _ in pairs), 4), "versus": f"{PEERS[name].split()[0]}, {same}",
+        "cpu_ms": round(1e3 * statistics.median(a for a, _ in pairs), 4), "versus": f"{name} {first['version']}, {same}",
         "versus_cpu_ms": round(1e3 * statistics.median(b for _, b in pairs), 4),
         "ratio": float(f"{statistics.median(ratios):.3g}"), "ratio_low": float(f"{ratios[0]:.3g}"),
         "ratio_high": float(f"{ratios[-1]:.3g}"), "rounds": rounds,
@@ -210,15 +200,11 @@ def everything(result: Result) -> float:
 def main() -> None:
     """One symbol, the whole result, three sizes, three peers; then the memory."""
     parser = argparse.ArgumentParser(description="Measure one backtest.")
-    parser.add_argument("--peers", action="store_true", help="build the environments of the peers first")
     parser.add_argument("--memory", type=int, help="only the memory of a run of so many bars")
     given = parser.parse_args()
     if given.memory:
         memory(given.memory)
         return
-    for name in PEERS if given.peers else ():
-        if not (HOME / name).exists():
-            build(name)
     for bars in SIZES:
         frame, signals = market(bars)
         result = simulate(frame, signals, costs=Costs())

@@ -2,7 +2,7 @@
 
 Both make the signals of every pair from the same running sum of closes, inside the time that is measured. raptorbt
 stakes the whole account and keeps every curve, which is its interface; its processor's seconds are those of all its
-threads. It lives in an environment of its own, built by `python tests/bench/bench_backtest.py --peers`.
+threads. It lives in an environment of its own, built by `make peers`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main() -> None:
     ours(bars)
     used, size = worst() - before, f"1,000 pairs × {BARS:,} bars"
     if not PEER.exists():
-        why = f"{PEER} is missing: python tests/bench/bench_backtest.py --peers builds it"
+        why = f"{PEER} is missing: make peers builds it"
         print(
             json.dumps({"bench": "sweep", "case": "beside raptorbt", "size": size, "skipped": why}),
             file=sys.stderr,

@@ -11,6 +11,7 @@ import gc
 import json
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def main():
             last = run()
         used = (time.process_time() - begun) / times
         gc.enable()
-        sys.stdout.write(json.dumps({"cpu": used, "last": last}) + "\n")
+        sys.stdout.write(json.dumps({"cpu": used, "last": last, "version": version(sys.argv[1])}) + "\n")
         sys.stdout.flush()
 
 
