@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from killing import Reference, Warm, remove
 
+pytestmark = pytest.mark.xdist_group("demo kills")  # one process makes the reference and both runs
 OTHER = {
     "PYTHONHASHSEED": "20131231",
     "POLARS_MAX_THREADS": "3",
