@@ -192,6 +192,7 @@ def _tried(
     from researchkit import frames
     from researchkit.experiments.sweeps import earlier, keep, patient, setting
 
+    ws.runs.sweep()  # those whose process is gone have ended
     text = setting(**said, bars=frames.logical_hash(bars, frames.BARS))
     before = earlier(ws.runs.shelves, text)
     parts = [] if before.rows is None else [before.rows]
