@@ -89,7 +89,18 @@ def _data_words(value: object) -> str | None:  # None: not data
 
 # %% ../../nbs/features/04_carried.ipynb #cd11
 LIBRARIES = frozenset(
-    {"builtins", "numba", "numpy", "pandas", "polars", "researchkit", "scipy", "sklearn", "statsmodels"}
+    {
+        "builtins",
+        "logging",
+        "numba",
+        "numpy",
+        "pandas",
+        "polars",
+        "researchkit",
+        "scipy",
+        "sklearn",
+        "statsmodels",
+    }
 )  # not searched
 
 
@@ -206,9 +217,7 @@ def carried(
                 continue
             seen.add(id(held))
             where = f"{kind} '{name}'" + (f" of {at}" if at else "")
-            if words := _data_words(held):
-                found.append(Carried(where, name, words))
-            elif _of_library(held) and (words := _library_words(held)):
+            if words := _data_words(held) or (_library_words(held) if _of_library(held) else None):
                 found.append(Carried(where, name, words))
             elif not _of_library(held) or isinstance(held, partial | types.MethodType | dict | list | tuple):
                 walk(held, where)

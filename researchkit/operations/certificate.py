@@ -178,7 +178,12 @@ def _replayed(
     from researchkit.features.replay import find_leak
 
     early = _early(bars, cuts, seed)
-    found = find_leak(asked.signals, bars, cuts=cuts, early=early, seed=seed, name=asked.name)
+    try:
+        found = find_leak(asked.signals, bars, cuts=cuts, early=early, seed=seed, name=asked.name)
+    except Exception as e:  # the words that the replay added say where
+        where = "; ".join(getattr(e, "__notes__", ()))
+        words = f"{asked.name} cannot be replayed: {type(e).__name__}: {e}" + (f" ({where})" if where else "")
+        return [Check(KINDS[0], ok=False, words=words), *_unmade(KINDS[1:], "the replay stopped there")], None
     if isinstance(found, Leak):
         at = KINDS.index(found.kind)
         before = [Check(kind, ok=True, words="no difference until the leak") for kind in KINDS[:at]]
@@ -198,7 +203,11 @@ def _first_asked(
     from researchkit.operations.outside import watched
 
     package = str(getattr(asked.signals, "__module__", "") or "").partition(".")[0]
-    made, found = watched(lambda: asked.signals(bars), package)
+    try:
+        made, found = watched(lambda: asked.signals(bars), package)
+    except Exception as e:  # whatever a strategy raises is its answer
+        said = Check("contract", ok=False, words=f"{asked.name} raised {type(e).__name__}: {e}")
+        return said, None, *_unmade(("nothing asked outside",), "it gave nothing")
     found = tuple(a for a in found if a.what not in allowed)
     words = f"{asked.name} asks more than its bars: {'; '.join(map(str, found[:3]))}"
     outside = Check(
@@ -236,7 +245,14 @@ def _filled(
     from researchkit.backtest.fills import simulate
     from researchkit.backtest.stress import delays
 
-    result = simulate(bars, signals, costs=costs, fill=asked.fill, label=asked.name)
+    try:
+        result = simulate(bars, signals, costs=costs, fill=asked.fill, label=asked.name)
+    except ValueError as e:
+        words = f"{asked.name} cannot be filled: {e}"
+        return [
+            Check("account", ok=False, words=words),
+            *_unmade(("tradable prices",), "there are no fills"),
+        ], (pl.DataFrame())
     checks = []
     for name, ask in (("account", audit), ("tradable prices", require_tradable)):
         try:
