@@ -171,6 +171,17 @@ def _unmade(names: Sequence[str], why: str) -> list[Check]:
     return [Check(name, ok=None, words=why) for name in names]
 
 
+def _stopped(kind: str, words: str) -> list[Check]:
+    """Say where a replay stopped."""
+    at = KINDS.index(kind)
+    before = [Check(k, ok=True, words="no difference until it stopped") for k in KINDS[:at]]
+    return [
+        *before,
+        Check(kind, ok=False, words=words),
+        *_unmade(KINDS[at + 1 :], "the replay stopped before"),
+    ]
+
+
 def _replayed(
     asked: _Asked, bars: pl.DataFrame, cuts: list[datetime], seed: int
 ) -> tuple[list[Check], Leak | None]:
@@ -183,12 +194,9 @@ def _replayed(
     except Exception as e:  # the words that the replay added say where
         where = "; ".join(getattr(e, "__notes__", ()))
         words = f"{asked.name} cannot be replayed: {type(e).__name__}: {e}" + (f" ({where})" if where else "")
-        return [Check(KINDS[0], ok=False, words=words), *_unmade(KINDS[1:], "the replay stopped there")], None
+        return _stopped(next((k for k in KINDS if k in where), KINDS[0]), words), None
     if isinstance(found, Leak):
-        at = KINDS.index(found.kind)
-        before = [Check(kind, ok=True, words="no difference until the leak") for kind in KINDS[:at]]
-        after = _unmade(KINDS[at + 1 :], "the replay stopped at the leak")
-        return [*before, Check(found.kind, ok=False, words=str(found)), *after], found
+        return _stopped(found.kind, str(found)), found
     words = f"{found.cells:,} values compared at {len(cuts)} cuts, {cuts[0]:%Y-%m-%d} … {cuts[-1]:%Y-%m-%d}"
     unmade = _unmade(KINDS[len(found.kinds) :], f"the strategy refuses one: {found.raised}")
     return [*(Check(kind, ok=True, words=words) for kind in found.kinds), *unmade], None
@@ -214,6 +222,8 @@ def _first_asked(
         "nothing asked outside", ok=not found, words=words if found else "neither clock nor files"
     )
     try:
+        if not isinstance(made, pl.DataFrame):
+            raise SchemaError(f"signals must be a polars DataFrame, got {type(made).__name__}")
         signals = frames.check(made, frames.SIGNALS)
     except SchemaError as e:
         return Check("contract", ok=False, words=f"{asked.name}: {e}"), None, outside
