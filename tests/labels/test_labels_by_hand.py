@@ -52,13 +52,13 @@ def days(n: int) -> pl.Series:
     ("after", "path", "touched", "bars", "ret"),
     [
         (
-            [(100, 104, 97, 102), (103, 110, 99, 109)],
+            [(100, 104, 97, 102), (103, 110.5, 99, 109)],
             "range",
             "target",
             2,
             0.10,
-        ),  # the high reaches 110 exactly
-        ([(100, 104, 97, 102), (103, 110, 99, 109), (109, 109, 101, 102)], "close", "time", 3, 0.02),
+        ),  # the high is above 110, and 110 is paid
+        ([(100, 104, 97, 102), (103, 110.5, 99, 109), (109, 109, 101, 102)], "close", "time", 3, 0.02),
         ([(101, 111, 94, 105)], "range", "both", 1, -0.05),  # both in one bar: the stop
         ([(90, 91, 88, 89)], "range", "stop", 1, -0.10),  # a gap through the stop fills at the open
         ([(120, 125, 118, 121)], "range", "target", 1, 0.10),  # a gap through the target is paid no more
