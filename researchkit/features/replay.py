@@ -15,6 +15,7 @@ import polars as pl
 
 from .. import frames
 from ..errors import LookAheadError, SchemaError
+from .histories import another_universe, perturbed, rewritten, truncated
 
 # %% auto #0
 __all__ = ['Compute', 'KINDS', 'NOT_TESTED', 'ReplayReport', 'Difference', 'first_difference', 'show', 'Leak', 'find_leak',
@@ -70,55 +71,6 @@ def _cut_times(
         raise ValueError(f"cuts must be at least 1 and fit into {known.len()} sessions, got {cuts}")
     edges = np.linspace(first, last, cuts + 1).astype(int)
     return [known[int(rng.integers(a, b))] for a, b in itertools.pairwise(edges)]
-
-# %% ../../nbs/features/03_replay.ipynb #rp13
-def _truncated(bars: pl.DataFrame, cut: datetime) -> pl.DataFrame:
-    """Remove what was not known by the cut."""
-    return bars.filter(pl.col("ts_known") <= pl.lit(cut, dtype=frames.INSTANT))
-
-
-def _sound() -> list[pl.Expr]:
-    """Make bars sound again: the high is the highest of its bar, the low the lowest, and volumes are whole."""
-    prices = ("open", "high", "low", "close")
-    highest, lowest = pl.max_horizontal(prices), pl.min_horizontal(prices)
-    return [highest.alias("high"), lowest.alias("low"), pl.col("volume").round().cast(pl.UInt64)]
-
-
-def _perturbed(bars: pl.DataFrame, cut: datetime, rng: np.random.Generator) -> pl.DataFrame:
-    """Multiply what was not known by the cut with noise, one factor a number."""
-    numbers = ("open", "high", "low", "close", "volume")
-    future = pl.col("ts_known") > pl.lit(cut, dtype=frames.INSTANT)
-    factors = {n: pl.Series(np.exp(rng.normal(0.0, 0.2, bars.height))) for n in numbers}
-    noisy = [pl.when(future).then(pl.col(n) * factors[n]).otherwise(pl.col(n)).alias(n) for n in numbers]
-    false = bars.with_columns(noisy).with_columns(_sound())
-    return pl.concat([_truncated(bars, cut), false.filter(future)]).sort("ts_event", "symbol")
-
-# %% ../../nbs/features/03_replay.ipynb #rp132
-def _rewritten(bars: pl.DataFrame, cut: datetime, rng: np.random.Generator) -> pl.DataFrame:
-    """Turn what was not known by the cut upside down, around its last closes, and leave sessions out."""
-    past, later = _truncated(bars, cut), bars.filter(pl.col("ts_known") > pl.lit(cut, dtype=frames.INSTANT))
-    sessions = later["ts_event"].unique().sort()
-    away = int(rng.integers(1, 30))  # sessions right after the cut that are missing
-    kept = sessions.filter(
-        pl.Series(rng.random(sessions.len()) < 0.7) & (pl.int_range(sessions.len(), eager=True) >= away)
-    )
-    last = past.group_by("symbol").agg(_last=pl.col("close").sort_by("ts_event").last())
-    later = later.filter(pl.col("ts_event").is_in(kept.implode())).join(last, on="symbol", how="left")
-    level = pl.col("_last").fill_null(pl.col("close")) ** 2
-    prices = ("open", "high", "low", "close")
-    mirror = [pl.when(pl.col(n) == 0).then(0.0).otherwise(level / pl.col(n)).alias(n) for n in prices]
-    false = later.with_columns(*mirror, pl.col("volume") * 3.0).with_columns(_sound())
-    return pl.concat([past, false.select(past.columns)]).sort("ts_event", "symbol")
-
-
-def _universe(bars: pl.DataFrame, cut: datetime, rng: np.random.Generator) -> pl.DataFrame:
-    """End one symbol at the cut, where there are several, and list another one after it."""
-    past, later = _truncated(bars, cut), bars.filter(pl.col("ts_known") > pl.lit(cut, dtype=frames.INSTANT))
-    symbols = bars["symbol"].unique().sort().to_list()
-    one = symbols[int(rng.integers(len(symbols)))]
-    listed = later.filter(pl.col("symbol") == one).with_columns(symbol=pl.lit("LISTED LATER"))
-    staying = later if len(symbols) == 1 else later.filter(pl.col("symbol") != one)
-    return pl.concat([past, staying, listed]).sort("ts_event", "symbol")
 
 # %% ../../nbs/features/03_replay.ipynb #rp16
 def _ordered(table: pl.DataFrame, key: Sequence[str], name: str) -> pl.DataFrame:
@@ -229,12 +181,12 @@ def _futures(
     for number, cut in enumerate([*cuts, *early]):
         rng = np.random.default_rng([seed, number])
         if number < len(cuts):
-            yield "truncation", cut, _truncated(bars, cut)
-        yield "perturbed future", cut, _perturbed(bars, cut, rng)
+            yield "truncation", cut, truncated(bars, cut)
+        yield "perturbed future", cut, perturbed(bars, cut, rng)
         if number < len(cuts):
-            yield "rewritten future", cut, _rewritten(bars, cut, rng)
+            yield "rewritten future", cut, rewritten(bars, cut, rng)
     for number, cut in enumerate(dict.fromkeys((cuts[0], cuts[-1]))):
-        yield "another universe", cut, _universe(bars, cut, np.random.default_rng([seed, number]))
+        yield "another universe", cut, another_universe(bars, cut, np.random.default_rng([seed, number]))
 
 
 def _between(
