@@ -215,7 +215,7 @@ def _first_asked(
         made, found = watched(lambda: asked.signals(bars), package)
     except Exception as e:  # whatever a strategy raises is its answer
         said = Check("contract", ok=False, words=f"{asked.name} raised {type(e).__name__}: {e}")
-        return said, None, *_unmade(("nothing asked outside",), "it gave nothing")
+        return said, None, Check("nothing asked outside", ok=None, words="it gave nothing")
     found = tuple(a for a in found if a.what not in allowed)
     words = f"{asked.name} asks more than its bars: {'; '.join(map(str, found[:3]))}"
     outside = Check(

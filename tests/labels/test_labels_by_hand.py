@@ -170,7 +170,7 @@ def test_one_long_label_is_purged_and_named_by_the_audit():
     assert START + DAY * 3 not in kept
     assert len(kept) == 9
     with pytest.raises(
-        LookAheadError, match="decided 2020-01-04 ended 2020-01-26.*purge at least 22 sessions"
+        LookAheadError, match=r"decided 2020-01-04 ended 2020-01-26.*purge at least 22 sessions"
     ):
         folds.audit(labels)
 
