@@ -18,7 +18,7 @@ from .loops import loop
 from .rows import rows
 
 # %% auto #0
-__all__ = ['TOTAL', 'SQUARES', 'CUBES', 'FOURTHS', 'FALL', 'TURNOVER', 'COST', 'ORDERS', 'HELD', 'KINDS', 'score_1d_nb',
+__all__ = ['TOTAL', 'SQUARES', 'CUBES', 'FOURTHS', 'FALL', 'TURNOVER', 'COST', 'ORDERS', 'HELD', 'KINDS', 'LOWER', 'score_1d_nb',
            'moments_nb', 'Score', 'Tape', 'score_net']
 
 # %% ../../nbs/backtest/71_scoring.ipynb #scr07
@@ -107,6 +107,7 @@ KINDS: dict[str, pl.DataType | type[pl.DataType]] = {
     "turnover_annual": pl.Float64, "costs_annual": pl.Float64, "orders": pl.Int64, "exposed": pl.Float64,
     "stream": pl.String,
 }  # fmt: skip
+LOWER = ("volatility", "sharpe_se", "max_drawdown", "turnover_annual", "costs_annual")  # less of it is better
 
 
 def _told(

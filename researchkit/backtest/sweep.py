@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
-from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,115 +16,16 @@ from numpy.typing import NDArray
 from .costs import Costs
 from .fills import Fill, simulate
 from .rules import Rules
-from .scoring import KINDS, Score, Tape, score_net
+from .scoring import KINDS, LOWER, Score, Tape, score_net
+from .searches import Point, Search
 from ..errors import ResearchKitError
 from ..inference.sharpe import Deflated, deflated_sharpe
 
 # %% auto #0
-__all__ = ['Point', 'Strategy', 'Search', 'Grid', 'Random', 'Setting', 'sweep', 'Best', 'best']
-
-# %% ../../nbs/backtest/72_sweep.ipynb #swp07
-Point = Mapping[str, Any]
-
-
-class Search(Protocol):
-    """Says what to try next."""
-
-    def ask(self) -> Point | None:
-        """The next point; None when there is none."""
-
-    def tell(self, point: Point, value: float | None) -> None:
-        """What a point was worth; None when it failed or has no value."""
-
-
-def _space(space: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """Check a space of parameters."""
-    if not space:
-        raise ValueError("space must name at least one parameter")
-    for name, values in space.items():
-        if not len(values):
-            raise ValueError(f"space: {name} has no values")
-        if len(set(values)) < len(values):
-            raise ValueError(f"space: {name} names a value twice")
-    return {name: list(values) for name, values in space.items()}
-
-
-class Grid:
-    """Every combination, the last parameter fastest."""
-
-    def __init__(self, space: Mapping[str, Sequence[Any]]) -> None:
-        self.space = _space(space)
-        self._rest = product(*self.space.values())
-
-    def __len__(self) -> int:
-        return prod(len(v) for v in self.space.values())
-
-    def ask(self) -> Point | None:
-        """The next combination."""
-        found = next(self._rest, None)
-        return None if found is None else dict(zip(self.space, found, strict=True))
-
-    def tell(self, point: Point, value: float | None) -> None:
-        """Does not listen."""
-
-
-class Random:
-    """Different combinations drawn without looking; the same for the same seed."""
-
-    def __init__(self, space: Mapping[str, Sequence[Any]], n: int, *, seed: int) -> None:
-        self.space = _space(space)
-        size = prod(len(v) for v in self.space.values())
-        if not 1 <= n <= size:
-            raise ValueError(f"n must be from 1 to the {size:,} combinations there are, got {n}")
-        drawn = np.random.default_rng(seed).choice(size, n, replace=False)
-        self._n, self._rest = n, iter(drawn.tolist())
-
-    def __len__(self) -> int:
-        return self._n
-
-    def ask(self) -> Point | None:
-        """The next draw."""
-        number = next(self._rest, None)
-        if number is None:
-            return None
-        point = {}
-        for name, values in reversed(self.space.items()):
-            number, at = divmod(number, len(values))
-            point[name] = values[at]
-        return {name: point[name] for name in self.space}
-
-    def tell(self, point: Point, value: float | None) -> None:
-        """Does not listen."""
+__all__ = ['Strategy', 'Setting', 'sweep', 'Best', 'best']
 
 # %% ../../nbs/backtest/72_sweep.ipynb #swp10
 Strategy = Callable[..., "pl.DataFrame | NDArray[np.float64]"]
-
-
-def _evaluated(
-    strategy: Strategy, given: Any, point: Point, tape: Tape | None, full: Callable[[pl.DataFrame], Score]
-) -> Score:
-    """Score one point."""
-    made = strategy(given, **point)
-    if isinstance(made, pl.DataFrame):
-        return full(made)
-    if tape is None:
-        raise ValueError(
-            "a strategy that returns an array needs bars of one symbol and costs in proportion to notional"
-        )
-    return tape.score(np.ascontiguousarray(made, dtype=np.float64))
-
-
-def _row(number: int, point: Point, score: Score | None, error: str) -> dict[str, Any]:
-    """One row of a sweep."""
-    figures = dict.fromkeys(KINDS) if score is None else asdict(score)
-    return {"point": number, **point, **figures, "error": error or None}
-
-
-def _known(done: pl.DataFrame | None, names: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows of an earlier attempt by their points."""
-    if done is None or done.is_empty():
-        return {}
-    return {tuple(row[n] for n in names): row for row in done.iter_rows(named=True)}
 
 
 @dataclass(frozen=True)
@@ -157,6 +56,67 @@ class Setting:
         )
         return score_net(made.equity, orders=made.fills["order"].n_unique(), periods=self.periods)
 
+# %% ../../nbs/backtest/72_sweep.ipynb #swp101
+def _evaluated(
+    strategy: Strategy, given: Any, point: Point, tape: Tape | None, full: Callable[[pl.DataFrame], Score]
+) -> Score:
+    """Score one point."""
+    made = strategy(given, **point)
+    if isinstance(made, pl.DataFrame):
+        return full(made)
+    if tape is None:
+        raise ValueError(
+            "a strategy that returns an array needs bars of one symbol and costs in proportion to notional"
+        )
+    return tape.score(np.ascontiguousarray(made, dtype=np.float64))
+
+
+def _tried(evaluate: Callable[[Point], Score], point: Point) -> tuple[Score | None, str]:
+    """Score one point, or say why it has no score."""
+    try:
+        return evaluate(point), ""
+    except (ResearchKitError, ValueError) as e:
+        return None, str(e) or type(e).__name__
+    except Exception as e:  # whatever a point raises is its answer
+        return None, f"{type(e).__name__}: {e}"
+
+
+def _row(number: int, point: Point, score: Score | None, error: str) -> dict[str, Any]:
+    """One row of a sweep."""
+    figures = dict.fromkeys(KINDS) if score is None else asdict(score)
+    return {"point": number, **point, **figures, "error": error or None}
+
+
+def _known(done: pl.DataFrame | None) -> tuple[list[str], dict[tuple[Any, ...], dict[str, Any]]]:
+    """Rows of an earlier attempt by their points, and the names of the parameters."""
+    if done is None or done.is_empty():
+        return [], {}
+    names = [c for c in done.columns if c not in (*KINDS, "point", "error")]
+    return names, {tuple(row[n] for n in names): row for row in done.iter_rows(named=True)}
+
+
+def _worth(value: float | None, by: str) -> float | None:
+    """Turn a figure so that more is better."""
+    return -value if value is not None and by in LOWER else value
+
+
+def _framed(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as a frame; parameters have the type of their values."""
+    return pl.DataFrame(
+        rows, schema_overrides={"point": pl.Int64, **KINDS, "error": pl.String}, infer_schema_length=None
+    )
+
+# %% ../../nbs/backtest/72_sweep.ipynb #swp103
+def _by(by: str, every: int | Callable[[int], bool]) -> Callable[[int], bool]:
+    """Check what decides, and say when a frame is full."""
+    if by not in KINDS or by == "stream":
+        raise ValueError(f"by must be one of {', '.join(k for k in KINDS if k != 'stream')}, got '{by}'")
+    if callable(every):
+        return every
+    if every < 1:
+        raise ValueError(f"every must be at least 1 point, got {every}")
+    return lambda rows: rows >= every
+
 
 def sweep(
     strategy: Strategy,  # called with what `prepare` gave, and a point as keywords
@@ -167,45 +127,40 @@ def sweep(
     by: str = "sharpe",  # the column that the search is told
     prepare: Callable[[pl.DataFrame], Any] | None = None,  # default: the strategy gets the bars
     done: pl.DataFrame | None = None,  # rows of an attempt that was interrupted
-    every: int = 100,  # points in a frame
+    every: int | Callable[[int], bool] = 100,  # points in a frame, or whether so many rows are enough
     told: Callable[[int], None] = lambda points: None,  # called with the number of points so far
     **setting: Any,  # fill, capital, rules, periods
 ) -> Iterator[
     pl.DataFrame
 ]:  # point, the parameters, the figures of a score, error; null figures where it failed
     """Try points until the search has none left; raises `ValueError` for what no point could cure."""
-    if by not in KINDS or by == "stream":
-        raise ValueError(f"by must be one of {', '.join(k for k in KINDS if k != 'stream')}, got '{by}'")
-    if every < 1:
-        raise ValueError(f"every must be at least 1 point, got {every}")
-    of, given = Setting(costs, **setting), bars if prepare is None else prepare(bars)
-    tape, rows, number, names, known = of.tape(bars), list[dict[str, Any]](), 0, list[str](), dict[Any, Any]()
-    while (point := search.ask()) is not None:
-        names = names or list(point)
-        known = known or _known(done, names)
-        number += 1
-        if (old := known.get(tuple(point[n] for n in names))) is not None:
-            search.tell(point, old[by])
-            continue
-        try:
-            score, error = _evaluated(strategy, given, point, tape, lambda s: of.full(bars, s)), ""
-        except (ResearchKitError, ValueError) as e:
-            score, error = None, str(e)
-        search.tell(point, None if score is None else getattr(score, by))
-        rows.append(_row(number, point, score, error))
-        told(number)
-        if len(rows) == every:
+    full, of = _by(by, every), Setting(costs, **setting)
+    if bars.is_empty():
+        raise ValueError("bars is empty, there is nothing to try a point on")
+    given, tape, (names, known) = bars if prepare is None else prepare(bars), of.tape(bars), _known(done)
+    rows: list[dict[str, Any]] = []
+    number = 0
+    try:
+        while (point := search.ask()) is not None:
+            number += 1
+            old = known.get(tuple(point[n] for n in names)) if known else None
+            if old is None:
+                score, error = _tried(
+                    lambda p: _evaluated(strategy, given, p, tape, lambda s: of.full(bars, s)), point
+                )
+                old = _row(number, point, score, error)
+                rows.append(old)
+            search.tell(point, _worth(old[by], by))
+            told(number)
+            if rows and full(len(rows)):
+                made, rows = rows, []
+                yield _framed(made)
+    except KeyboardInterrupt:
+        if rows:
             yield _framed(rows)
-            rows = []
+        raise
     if rows:
         yield _framed(rows)
-
-
-def _framed(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Rows as a frame; parameters have the type of their values."""
-    return pl.DataFrame(
-        rows, schema_overrides={"point": pl.Int64, **KINDS, "error": pl.String}, infer_schema_length=None
-    )
 
 # %% ../../nbs/backtest/72_sweep.ipynb #swp18
 @dataclass(frozen=True, repr=False)
@@ -233,23 +188,26 @@ class Best:
         bar = self.deflated.benchmark * self.periods**0.5
         return (
             f"{named}: Sharpe {self.sharpe:.2f} ± {self.sharpe_se:.2f}, deflated {self.deflated.value:.2f}\n"
-            f"{counted}\nthe best of {self.deflated.n_trials:,} independent trials without any edge would show {bar:.2f}"
+            f"{counted}\nthe best of {self.deflated.n_trials:,} trials without any edge would show {bar:.2f} "
+            f"(all {self.deflated.n_trials:,} different streams, earlier ones too, taken as independent: the bar errs high)"
         )
 
-
+# %% ../../nbs/backtest/72_sweep.ipynb #swp181
 def best(
     rows: pl.DataFrame,  # of a sweep, all of them
     by: str = "sharpe",
     *,
-    others: Sequence[float] = (),  # annualised Sharpe ratios of different streams that were tried before
+    others: Sequence[float] = (),  # annualised Sharpe ratios of other streams that were tried
     periods: int = 252,
 ) -> Best:  # raises ValueError where no point has a value
     """Name the winner of a sweep, deflated by everything that was tried."""
     sound = rows.filter(pl.col(by).is_not_null())
     if sound.is_empty():
-        raise ValueError(f"no point of {rows.height:,} has a {by}: nothing to choose from")
+        said = rows["error"].drop_nulls().head(1).to_list() if "error" in rows.columns else []
+        why = f"; the first failed with '{said[0]}'" if said else ""
+        raise ValueError(f"no point of {rows.height:,} has a {by}: nothing to choose from{why}")
     different = sound.unique("stream", keep="first", maintain_order=True)
-    row = sound.sort(by, "point", descending=[True, False]).row(0, named=True)
+    row = sound.sort(by, "point", descending=[by not in LOWER, False]).row(0, named=True)
     ratios = np.array([*different["sharpe"].drop_nulls().to_list(), *others]) / periods**0.5
     deflated = None
     if row["sharpe"] is not None:

@@ -26,6 +26,9 @@ __all__ = ['certificate']
 # %% ../../nbs/commands/20_certificate.ipynb #cct07
 def _house(bars: pl.DataFrame) -> dict[str, Challenger]:
     """The strategies of the house, with textbook spans that fit the bars."""
+    from dataclasses import replace
+
+    from researchkit.backtest.baselines import reversal_signals
     from researchkit.backtest.forecaster import EntryExit, entry_exit_signals
     from researchkit.backtest.reversion import reversion_signals
     from researchkit.operations.challengers import Challenger, Terms, for_sessions, lineup
@@ -34,10 +37,12 @@ def _house(bars: pl.DataFrame) -> dict[str, Challenger]:
     entries = for_sessions(max(usable // 2, 112))  # half: a cut leaves no more
     rule = EntryExit(train=entries.train, test=entries.test)
     systems = (
+        Challenger("reversal", "against the last return", reversal_signals, "next_close"),
         Challenger("reversion", "short falls inside a long rise", reversion_signals, "next_close"),
         Challenger("entry_exit", "two forecasts", lambda b: entry_exit_signals(b, rule), "next_close"),
     )
-    return {c.name: c for c in (*lineup(Terms(entries)), *systems)}
+    known = {c.name: c for c in (*lineup(Terms(entries)), *systems)}
+    return known | {"trend": replace(known["baseline"], name="trend")}
 
 
 def _strategy(name: str, bars: pl.DataFrame) -> str | Challenger:
@@ -84,6 +89,8 @@ def _spoken(made: Certificate) -> None:
     if made.decay.height:
         shown = made.decay.select("delay", "annual", "sharpe", "fills")
         say(shown, json=False, title="the same decisions, so many sessions late")
+    if made.failed is not None:
+        typer.echo(f"refused for {made.failed.name}: {made.failed.words}")
     typer.echo("not tested: " + "; ".join(made.not_tested))
 
 # %% ../../nbs/commands/20_certificate.ipynb #cct10
@@ -108,8 +115,14 @@ def certificate(
     json: JsonOption = False,
 ) -> None:
     """Look for look-ahead and for chance in a strategy; exit 1 where some is found."""
+    from typing import get_args
+
+    from researchkit.backtest.fills import Fill
+    from researchkit.errors import not_found
     from researchkit.operations.certificate import certificate as certified
 
+    if fill not in get_args(Fill):
+        raise not_found("fill", fill, get_args(Fill))
     named = [s.strip() for s in symbols.split(",") if s.strip()] or None
     part = {"symbols": named, "start": start, "end": end, "pin": pin}
     bars = _bars(table, workspace, sessions, seed, part)

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from math import floor, log10
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from math import floor, inf, isfinite, log10, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,19 +23,27 @@ from .lake import SymbolsOption
 if TYPE_CHECKING:
     import polars as pl
 
-    from researchkit.backtest.sweep import Best, Search
+    from researchkit.backtest.searches import Grid, Random
+    from researchkit.backtest.sweep import Best
+    from researchkit.experiments.runs import Run
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['values', 'strategy_of', 'sweep']
+__all__ = ['MOST', 'values', 'strategy_of', 'sweep']
 
 # %% ../../nbs/commands/21_sweeping.ipynb #csw07
+MOST = 1_000_000  # points of a sweep: each is a row that is kept
+
+
 def _number(word: str, of: str) -> float:
-    """One number."""
+    """One finite number."""
     try:
-        return float(word)
+        found = float(word)
     except ValueError:
-        raise ValueError(f"-g {of}: '{word}' is not a number") from None
+        found = inf
+    if not isfinite(found):
+        raise ValueError(f"-g {of}: '{word}' is not a number")
+    return found
 
 
 def values(
@@ -48,6 +59,8 @@ def values(
         first, last, step = numbers
         if step <= 0 or last < first:
             raise ValueError(f"-g {text}: from {first:g} to {last:g} in steps of {step:g} there is nothing")
+        if (last - first) / step >= MOST:
+            raise ValueError(f"-g {text}: {(last - first) / step:,.0f} values are too many, at most {MOST:,}")
         digits = max(0, 9 - floor(log10(max(abs(first), abs(last), step))))
         numbers = [round(first + i * step, digits) for i in range(floor((last - first) / step + 1e-9) + 1)]
     return name, [int(v) for v in numbers] if all(v == int(v) for v in numbers) else numbers
@@ -91,42 +104,100 @@ def strategy_of(
     return found  # type: ignore[no-any-return]
 
 # %% ../../nbs/commands/21_sweeping.ipynb #csw13
-def _search(grid: list[str], random: int, seed: int) -> tuple[Search, list[str], int]:
-    """The search that was asked for, its parameters, and how many points it has."""
-    from researchkit.backtest.sweep import Grid, Random
+def _search(grid: list[str], random: int, seed: int) -> tuple[Grid | Random, dict[str, Any]]:
+    """The search that was asked for, and what makes it the same one another time."""
+    from researchkit.backtest.searches import Grid, Random
 
     if not grid:
         raise ValueError("a sweep needs at least one -g NAME=FROM:TO:STEP")
     space: dict[str, Any] = dict(values(text) for text in grid)
     if len(space) < len(grid):
         raise ValueError("a parameter is named twice")
+    size = prod(len(v) for v in space.values())
+    if (random or size) > MOST:
+        raise ValueError(
+            f"{random or size:,} points are too many, at most {MOST:,} are kept: draw some with --random N"
+        )
     found = Random(space, random, seed=seed) if random else Grid(space)
-    return found, list(space), len(found)
+    said = {n: [str(v) for v in space[n]] for n in space}
+    return found, {"space": said, "order": list(space), "random": random, "seed": seed if random else 0}
+
+# %% ../../nbs/commands/21_sweeping.ipynb #csw15
+def _as_json(won: Best, runs: tuple[str, ...], top: pl.DataFrame) -> dict[str, Any]:
+    """Lay the outcome out for programs."""
+    deflated = won.deflated
+    return {
+        "run": runs[-1],
+        "goes_on_from": list(runs[:-1]),
+        "tried": won.tried,
+        "failed": won.failed,
+        "streams": won.streams,
+        "by": won.by,
+        "best": dict(won.point),
+        "value": won.value,
+        "sharpe": won.sharpe,
+        "sharpe_se": won.sharpe_se,
+        "deflated": None if deflated is None else deflated.value,
+        "trials": None if deflated is None else deflated.n_trials,
+        "bar": None if deflated is None else deflated.benchmark * won.periods**0.5,
+        "rows": top.to_dicts(),
+    }
 
 
-def _shown(rows: pl.DataFrame, won: Best, by: str, run: str, *, last: int, json: bool) -> None:
+def _shown(rows: pl.DataFrame, won: Best, runs: tuple[str, ...], *, last: int, json: bool) -> None:
     """Print the best rows, then the winner."""
     import polars as pl
 
-    top = rows.filter(pl.col(by).is_not_null()).sort(by, "point", descending=[True, False]).head(last)
+    from researchkit.backtest.scoring import LOWER
+
+    by = won.by
+    sound = rows.filter(pl.col(by).is_not_null())
+    top = sound.sort(by, "point", descending=[by not in LOWER, False]).head(last)
     if json:
-        said = {
-            "run": run,
-            "tried": won.tried,
-            "failed": won.failed,
-            "streams": won.streams,
-            "best": dict(won.point),
-        }
-        said |= {"sharpe": won.sharpe, "sharpe_se": won.sharpe_se}
-        said |= (
-            {} if won.deflated is None else {"deflated": won.deflated.value, "trials": won.deflated.n_trials}
-        )
-        return say_json(said | {"rows": top.to_dicts()})
-    names = [*won.point, "annual_return", "sharpe", "sharpe_se", "max_drawdown", "orders"]
+        return say_json(_as_json(won, runs, top))
+    usual = ("annual_return", "sharpe", "sharpe_se", "max_drawdown", "orders")
+    names = [*won.point, *usual, *([] if by in usual else [by])]
     table = top.select(pl.col(n).round(4) if top.schema[n].is_float() else pl.col(n) for n in names)
     say(table, json=False, title=f"the first {top.height} of {rows.height:,} by {by.replace('_', ' ')}")
     typer.echo(repr(won))
-    typer.echo(f"every point is kept and counted: researchkit run show {run[:8]}")
+    if len(runs) > 1:
+        typer.echo(
+            f"goes on from {', '.join(r[:8] for r in runs[:-1])}, interrupted: what they kept was not tried again"
+        )
+    typer.echo(f"every point is kept and counted: {', '.join(f'researchkit run show {r[:8]}' for r in runs)}")
+
+
+def _progress(size: int, *, quiet: bool) -> Callable[[int], None]:
+    """Say how far it is, on one line of the error stream."""
+
+    def told(points: int) -> None:
+        if not quiet:
+            typer.echo(
+                f"\r{points:,} of {size:,} points" + ("\n" if points == size else ""), nl=False, err=True
+            )
+
+    return told
+
+# %% ../../nbs/commands/21_sweeping.ipynb #csw17
+def _tried(
+    ws: Workspace,
+    run: Run,
+    bars: pl.DataFrame,
+    sweeping: Callable[..., Iterator[pl.DataFrame]],  # takes `done` and `every`
+    said: dict[str, Any],  # what makes two sweeps the same, without the bars
+) -> tuple[pl.DataFrame, tuple[str, ...]]:  # all rows, and the runs that keep them
+    """Try what no interrupted attempt has kept, and store it while it comes."""
+    import polars as pl
+
+    from researchkit import frames
+    from researchkit.experiments.sweeps import earlier, keep, patient, setting
+
+    ws.runs.sweep()  # those whose process is gone have ended
+    text = setting(**said, bars=frames.logical_hash(bars, frames.BARS))
+    before = earlier(ws.runs.shelves, text)
+    parts = [] if before.rows is None else [before.rows]
+    parts += list(keep(run, sweeping(done=before.rows, every=patient()), text))
+    return pl.concat(parts, how="vertical_relaxed").sort("point"), (*before.runs, run.id)
 
 
 def sweep(
@@ -152,39 +223,32 @@ def sweep(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Try parameters of a strategy; every point is counted."""
-    import polars as pl
-
+    """Try parameters of a strategy; every point is counted, and an interrupted sweep goes on."""
     from researchkit import frames
     from researchkit.backtest import Costs
     from researchkit.backtest.sweep import best
     from researchkit.backtest.sweep import sweep as swept
     from researchkit.experiments.trials import sharpes
 
-    search, names, size = _search(grid, random, seed)
-    made = strategy_of(strategy, names)
+    search, asked = _search(grid, random, seed)
+    made, costs = strategy_of(strategy, asked["order"]), Costs(bps=bps, half_spread_bps=half_spread)
+    told = _progress(len(search), quiet=json or not sys.stderr.isatty())
     ws: Workspace = opened(workspace)
-    before = sharpes(ws.warehouse)
     named = [s.strip() for s in symbols.split(",") if s.strip()] or None
-    with ws.run(f"sweep of {strategy}", hypothesis=hypothesis) as run:
+    with _going_on(), ws.run(f"sweep of {strategy}", hypothesis=hypothesis) as run:
         bars = frames.floats(ws.lake.scan(table, symbols=named, start=start, end=end, pin=pin).collect())
-        told = _progress(size, quiet=json or not sys.stderr.isatty())
-        costs = Costs(bps=bps, half_spread_bps=half_spread)
-        rows = pl.concat(
-            swept(made, bars, search, costs=costs, fill=fill, by=by, told=told), how="vertical_relaxed"
-        )
-        run.log(strategy="sweep", sweep=rows)
-        won = best(rows, by, others=before)
-    _shown(rows, won, by, run.id, last=last, json=json)
+        sweeping = partial(swept, made, bars, search, costs=costs, fill=fill, by=by, told=told)
+        said = {"strategy": strategy, "search": asked, "by": by, "fill": fill, "costs": asdict(costs)}
+        rows, runs = _tried(ws, run, bars, sweeping, said)
+    others = sharpes(ws.warehouse, but=rows["stream"].drop_nulls().to_list())
+    _shown(rows, best(rows, by, others=others), runs, last=last, json=json)
 
 
-def _progress(size: int, *, quiet: bool) -> Callable[[int], None]:
-    """Say how far it is, on one line of the error stream."""
-
-    def told(points: int) -> None:
-        if not quiet:
-            typer.echo(
-                f"\r{points:,} of {size:,} points" + ("\n" if points == size else ""), nl=False, err=True
-            )
-
-    return told
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Say how to go on when somebody presses Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what was tried is kept, and the same command goes on from here", err=True)
+        raise typer.Exit(130) from None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
@@ -70,17 +71,23 @@ def census(
 # %% ../../nbs/experiments/08_trials.ipynb #tri102
 def sharpes(
     warehouse: Warehouse,
+    *,
+    but: Iterable[str] = (),  # fingerprints of streams to leave out
 ) -> list[float]:  # annualised, one a distinct stream that has one, sorted
     """List the Sharpe ratios of the distinct streams."""
     query = (
-        "SELECT r.stream, min(m.value) FROM results r JOIN metrics m "
+        "SELECT r.stream, min(m.value), min(t.stream) FROM results r JOIN metrics m "
         "ON m.trial = r.trial AND m.strategy = r.strategy "
+        "LEFT JOIN tries t ON t.trial = r.trial AND t.strategy = r.strategy AND t.point = 0 "
         "WHERE m.name = 'sharpe' AND m.value IS NOT NULL GROUP BY r.stream "
-        "UNION ALL SELECT stream, min(sharpe) FROM tries WHERE sharpe IS NOT NULL "
+        "UNION ALL SELECT stream, min(sharpe), stream FROM tries WHERE sharpe IS NOT NULL "
         "AND stream NOT IN (SELECT stream FROM tries WHERE point = 0 AND stream IS NOT NULL) GROUP BY stream"
     )
+    left = frozenset(but)
     with warehouse.engine.connect() as connection:
-        return sorted(float(value) for _, value in connection.execute(sa.text(query)))
+        return sorted(
+            float(value) for _, value, mark in connection.execute(sa.text(query)) if mark not in left
+        )
 
 # %% ../../nbs/experiments/08_trials.ipynb #tri12
 def by_hypothesis(
@@ -88,8 +95,9 @@ def by_hypothesis(
 ) -> pl.DataFrame:  # hypothesis, trials, distinct_streams; null: no hypothesis was named
     """Count trials and distinct streams per hypothesis."""
     query = (
-        "SELECT t.hypothesis, count(DISTINCT t.id), count(DISTINCT r.stream) "
-        "FROM trials t LEFT JOIN results r ON r.trial = t.id "
+        "SELECT t.hypothesis, count(DISTINCT t.id), count(DISTINCT s.stream) FROM trials t LEFT JOIN "
+        "(SELECT trial, stream FROM results UNION ALL SELECT trial, stream FROM tries WHERE stream NOT IN "
+        "(SELECT stream FROM tries WHERE point = 0 AND stream IS NOT NULL)) s ON s.trial = t.id "
         "GROUP BY t.hypothesis ORDER BY t.hypothesis"
     )
     with warehouse.engine.connect() as connection:

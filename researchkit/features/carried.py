@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import types
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -15,10 +19,11 @@ import numpy as np
 import polars as pl
 
 # %% auto #0
-__all__ = ['LONGEST', 'LIBRARIES', 'Carried', 'carried']
+__all__ = ['LONGEST', 'TEXT', 'LIBRARIES', 'Carried', 'carried']
 
 # %% ../../nbs/features/04_carried.ipynb #cd07
-LONGEST = 20  # numbers in a list of settings; a longer one is data
+LONGEST = 20  # numbers or dates in a list of settings; a longer one is data
+TEXT = 1_000  # characters in a text of settings; a longer one is data in disguise
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,27 @@ def _frame_words(value: object) -> str | None:
         return None
     return f"a {type(value).__name__} of {' × '.join(str(n) for n in shape)}"
 
+# %% ../../nbs/features/04_carried.ipynb #cd072
+def _is_plain(value: object) -> bool:
+    """Say whether something is a number, a date, or a text that begins like one."""
+    return isinstance(value, int | float | Decimal | date | timedelta) or (
+        isinstance(value, str) and value[:4].isdigit() and len(value) >= 4
+    )
+
+
+def _plain_words(value: object) -> str | None:
+    """Say what a value is, if it is a long list of plain values, or a long text."""
+    if isinstance(value, str | bytes | bytearray):
+        return f"a {type(value).__name__} of {len(value):,} characters" if len(value) > TEXT else None
+    if (
+        not isinstance(value, list | tuple | set | frozenset | deque | array | Mapping)
+        or len(value) <= LONGEST
+    ):
+        return None
+    entries = [*value, *(value.values() if isinstance(value, Mapping) else ())]
+    plain = sum(_is_plain(x) for x in entries)
+    return f"a {type(value).__name__} of {plain} numbers or dates" if plain > LONGEST else None
+
 
 def _data_words(value: object) -> str | None:  # None: not data
     """Say what a value is, if it is data."""
@@ -59,12 +85,22 @@ def _data_words(value: object) -> str | None:  # None: not data
     fitted = sorted(k for k in getattr(value, "__dict__", {}) if k.endswith("_") and not k.startswith("_"))
     if fitted:
         return f"{type(value).__name__}, fitted ({', '.join(fitted[:3])})"
-    numbers = isinstance(value, list | tuple) and all(isinstance(x, int | float) for x in value)
-    return f"a {type(value).__name__} of {len(value)} numbers" if numbers and len(value) > LONGEST else None  # type: ignore[arg-type]
+    return _plain_words(value)
 
 # %% ../../nbs/features/04_carried.ipynb #cd11
 LIBRARIES = frozenset(
-    {"builtins", "numba", "numpy", "pandas", "polars", "researchkit", "scipy", "sklearn", "statsmodels"}
+    {
+        "builtins",
+        "logging",
+        "numba",
+        "numpy",
+        "pandas",
+        "polars",
+        "researchkit",
+        "scipy",
+        "sklearn",
+        "statsmodels",
+    }
 )  # not searched
 
 
@@ -92,9 +128,20 @@ def _closure(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             continue
 
 
+def _constants(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]:
+    """List the long constants that are written into a function's own code, its documentation apart."""
+    for code in _codes(function.__code__):
+        for constant in code.co_consts:
+            listed = isinstance(constant, tuple | frozenset) and not all(isinstance(x, str) for x in constant)
+            text = isinstance(constant, str | bytes) and constant != function.__doc__
+            if (listed or text) and not any(constant is c for c in code.co_consts[:1] if isinstance(c, str)):
+                yield "constant in", code.co_name, constant
+
+
 def _of_function(function: types.FunctionType) -> Iterator[tuple[str, str, Any]]:
     """List what a plain function can see: kind, name, value."""
     yield from (("closure", name, value) for name, value in _closure(function))
+    yield from _constants(function)
     code = function.__code__
     positional = code.co_varnames[: code.co_argcount]
     defaults = function.__defaults__ or ()
@@ -134,6 +181,29 @@ def _inside(value: object) -> Iterator[tuple[str, str, Any]]:
             yield "object", "call", call
 
 # %% ../../nbs/features/04_carried.ipynb #cd14
+def _library_words(value: object, depth: int = 3) -> str | None:
+    """Say what an object of a library holds, if that is data: a fitted curve, a result."""
+    if (
+        isinstance(value, type | types.ModuleType | types.FunctionType | types.BuiltinFunctionType)
+        or depth == 0
+    ):
+        return None
+    if str(type(value).__module__).partition(".")[0] in ("numba", "polars", "builtins"):
+        return None
+    slots = [s for kind in type(value).__mro__ for s in _named(getattr(kind, "__slots__", ()))]
+    known = {**getattr(value, "__dict__", {}), **{s: getattr(value, s, None) for s in slots}}
+    for name, held in sorted(known.items()):
+        words = _frame_words(held) or _plain_words(held) or _library_words(held, depth - 1)
+        if words:
+            return f"{type(value).__name__}, made with {words.rpartition(' made with ')[2]} ({name})"
+    return None
+
+
+def _named(slots: object) -> tuple[str, ...]:
+    """Read the names of slots, which may be one."""
+    return (slots,) if isinstance(slots, str) else tuple(slots)  # type: ignore[arg-type]
+
+# %% ../../nbs/features/04_carried.ipynb #cd141
 def carried(
     function: Callable[..., Any],  # a function, a method, a partial, an object that can be called
 ) -> tuple[Carried, ...]:  # in the order of the walk; empty: it depends on its arguments and on settings
@@ -147,7 +217,7 @@ def carried(
                 continue
             seen.add(id(held))
             where = f"{kind} '{name}'" + (f" of {at}" if at else "")
-            if words := _data_words(held):
+            if words := _data_words(held) or (_library_words(held) if _of_library(held) else None):
                 found.append(Carried(where, name, words))
             elif not _of_library(held) or isinstance(held, partial | types.MethodType | dict | list | tuple):
                 walk(held, where)

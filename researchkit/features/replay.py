@@ -15,6 +15,7 @@ import polars as pl
 
 from .. import frames
 from ..errors import LookAheadError, SchemaError
+from .histories import another_universe, perturbed, rewritten, truncated
 
 # %% auto #0
 __all__ = ['Compute', 'KINDS', 'NOT_TESTED', 'ReplayReport', 'Difference', 'first_difference', 'show', 'Leak', 'find_leak',
@@ -22,9 +23,9 @@ __all__ = ['Compute', 'KINDS', 'NOT_TESTED', 'ReplayReport', 'Difference', 'firs
 
 # %% ../../nbs/features/03_replay.ipynb #rp07
 Compute = Callable[[pl.DataFrame], pl.DataFrame]  # bars in, any frame out
-KINDS = ("repetition", "truncation", "perturbed future")
+KINDS = ("repetition", "truncation", "perturbed future", "rewritten future", "another universe")
 NOT_TESTED = (
-    "survivorship",
+    "survivorship in the bars themselves",
     "stale prices",
     "restatement and back-adjustment by the vendor",
     "parameters tuned on the full sample",
@@ -43,6 +44,7 @@ class ReplayReport:
     cuts: tuple[datetime, ...]
     kinds: tuple[str, ...] = KINDS
     not_tested: tuple[str, ...] = NOT_TESTED
+    raised: str = ""  # what the function raised in another universe, where it raised something
 
     def __repr__(self) -> str:
         span = f"{self.cuts[0]:%Y-%m-%d} … {self.cuts[-1]:%Y-%m-%d}"
@@ -69,24 +71,6 @@ def _cut_times(
         raise ValueError(f"cuts must be at least 1 and fit into {known.len()} sessions, got {cuts}")
     edges = np.linspace(first, last, cuts + 1).astype(int)
     return [known[int(rng.integers(a, b))] for a, b in itertools.pairwise(edges)]
-
-# %% ../../nbs/features/03_replay.ipynb #rp13
-def _truncated(bars: pl.DataFrame, cut: datetime) -> pl.DataFrame:
-    """Remove what was not known by the cut."""
-    return bars.filter(pl.col("ts_known") <= pl.lit(cut, dtype=frames.INSTANT))
-
-
-def _perturbed(bars: pl.DataFrame, cut: datetime, rng: np.random.Generator) -> pl.DataFrame:
-    """Multiply what was not known by the cut with noise, one factor a bar."""
-    noise = pl.Series("_noise", np.exp(rng.normal(0.0, 0.2, bars.height)))
-    future = pl.col("ts_known") > pl.lit(cut, dtype=frames.INSTANT)
-    price = pl.col("open", "high", "low", "close")
-    volume = (pl.col("volume") * pl.col("_noise")).round().cast(pl.UInt64)
-    false = bars.with_columns(noise).with_columns(
-        pl.when(future).then(price * pl.col("_noise")).otherwise(price),
-        pl.when(future).then(volume).otherwise(pl.col("volume")),
-    )
-    return false.drop("_noise")
 
 # %% ../../nbs/features/03_replay.ipynb #rp16
 def _ordered(table: pl.DataFrame, key: Sequence[str], name: str) -> pl.DataFrame:
@@ -190,20 +174,43 @@ class Leak:
 
 # %% ../../nbs/features/03_replay.ipynb #rp22
 def _futures(
-    bars: pl.DataFrame, cuts: Sequence[datetime], seed: int
+    bars: pl.DataFrame, cuts: Sequence[datetime], early: Sequence[datetime], seed: int
 ) -> Iterator[tuple[str, datetime | None, pl.DataFrame]]:
-    """List the bars to replay on: the same again, then a short and a false history for each cut."""
+    """List the bars to replay on: the same again, then a short and several false histories for each cut."""
     yield "repetition", None, bars
-    for number, cut in enumerate(cuts):
-        yield "truncation", cut, _truncated(bars, cut)
-        yield "perturbed future", cut, _perturbed(bars, cut, np.random.default_rng([seed, number]))
+    for number, cut in enumerate([*cuts, *early]):
+        rng = np.random.default_rng([seed, number])
+        if number < len(cuts):
+            yield "truncation", cut, truncated(bars, cut)
+        yield "perturbed future", cut, perturbed(bars, cut, rng)
+        if number < len(cuts):
+            yield "rewritten future", cut, rewritten(bars, cut, rng)
+    for number, cut in enumerate(dict.fromkeys((cuts[0], cuts[-1]))):
+        yield "another universe", cut, another_universe(bars, cut, np.random.default_rng([seed, number]))
 
 
+def _between(
+    full: pl.DataFrame,
+    bars: pl.DataFrame,
+    cuts: Sequence[datetime],  # those chosen
+    instant: str,  # the column that says when a row was known
+    rng: np.random.Generator,
+) -> list[datetime]:
+    """Draw as many instants of rows that stand between bars as there are cuts, from the same span."""
+    known = bars["ts_known"].unique()
+    inside = pl.col(instant).is_between(pl.lit(cuts[0], frames.INSTANT), known.max(), closed="left")
+    own = full.filter(inside & ~pl.col(instant).is_in(known.implode()))[instant].unique().sort()
+    if not own.len():
+        return []
+    return list(own.gather(np.sort(rng.choice(own.len(), min(own.len(), len(cuts)), replace=False))))
+
+# %% ../../nbs/features/03_replay.ipynb #rp222
 def find_leak(
     compute: Compute,  # must not change its argument
     bars: pl.DataFrame,  # BARS with Float64 prices
     *,
     cuts: Sequence[datetime] | int = 5,  # instants to cut at, or how many to draw
+    early: Sequence[datetime] = (),  # instants after which the future is false, and no history is shortened
     seed: int = 0,  # of the cuts drawn and of the false futures
     key: Sequence[str] = ("ts_known", "symbol"),  # of the output; the first says when a row was known
     tolerance: float = 0.0,  # largest absolute difference that is no leak
@@ -212,13 +219,19 @@ def find_leak(
     """Recompute on short and on false histories; give the first value that changes, or what was compared."""
     bars = frames.check(bars, frames.BARS)
     title = name or str(getattr(compute, "__name__", type(compute).__name__))
-    times = _cut_times(bars, cuts, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    times = _cut_times(bars, cuts, rng)
     full = _ordered(compute(bars), key, title)
-    cells = 0
-    for kind, cut, history in _futures(bars, times, seed):
+    instant = "ts_end" if "ts_end" in full.columns else key[0]
+    more = [*early, *_between(full, bars, times, instant, rng)]
+    cells, raised = 0, ""
+    for kind, cut, history in _futures(bars, times, more, seed):
         try:
             again = _ordered(compute(history), key, title)
         except Exception as e:
+            if kind == "another universe":
+                raised = f"{type(e).__name__}: {e}"
+                continue
             e.add_note(f"while replaying {title}: {kind}" + (f", cut {show((cut,))}" if cut else ""))
             raise
         kept = _known_by(full, cut, key)
@@ -226,7 +239,8 @@ def find_leak(
         if found is not None:
             return Leak(title, kind, cut, found)
         cells += sum(kept[c].count() for c in kept.columns if c not in key)
-    return ReplayReport(title, full.height, cells, tuple(times))
+    kinds = KINDS if not raised else KINDS[:-1]
+    return ReplayReport(title, full.height, cells, tuple(times), kinds, raised=raised)
 
 # %% ../../nbs/features/03_replay.ipynb #rp56
 def replay(

@@ -26,10 +26,11 @@ __all__ = ['NOT_TESTED', 'DELAYS', 'Check', 'Certificate', 'generated', 'certifi
 
 # %% ../../nbs/operations/23_certificate.ipynb #ct07
 NOT_TESTED = (
-    "survivorship: symbols that are missing because they failed",
+    "survivorship: symbols that are missing from the bars because they failed",
     "restatement and back-adjustment by the vendor",
     "parameters tuned on the full sample, which the trial census counts",
-    "data read from files, databases or the network inside the strategy",
+    "what compiled code asks of clock, files or network, and paths of the code that were not taken",
+    "a symbol or a date written into the code because it is known how it ended",
     "another instruction set or another lock file",
     "leaks in rows that no cut came near",
 )
@@ -156,31 +157,81 @@ def _drawn(bars: pl.DataFrame, cuts: int, seed: int) -> list[datetime]:
     return [known[int(rng.integers(a, b))] for a, b in pairwise(edges)]
 
 
+def _early(bars: pl.DataFrame, cuts: list[datetime], seed: int) -> list[datetime]:
+    """Draw half as many cuts from before the first, for false futures only."""
+    known = bars["ts_known"].unique().sort()
+    before = known.filter(known < cuts[0])
+    count = min(max(1, len(cuts) // 2), before.len())
+    edges, rng = np.linspace(0, before.len(), count + 1).astype(int), np.random.default_rng([seed, 1])
+    return [before[int(rng.integers(a, b))] for a, b in pairwise(edges)]
+
+
 def _unmade(names: Sequence[str], why: str) -> list[Check]:
     """Say of checks that they were not made."""
     return [Check(name, ok=None, words=why) for name in names]
 
 
+def _stopped(kind: str, words: str) -> list[Check]:
+    """Say where a replay stopped."""
+    at = KINDS.index(kind)
+    before = [Check(k, ok=True, words="no difference until it stopped") for k in KINDS[:at]]
+    return [
+        *before,
+        Check(kind, ok=False, words=words),
+        *_unmade(KINDS[at + 1 :], "the replay stopped before"),
+    ]
+
+
 def _replayed(
     asked: _Asked, bars: pl.DataFrame, cuts: list[datetime], seed: int
 ) -> tuple[list[Check], Leak | None]:
-    """Replay the whole strategy: the first four checks."""
+    """Replay the whole strategy: a check a kind."""
     from researchkit.features.replay import find_leak
 
+    early = _early(bars, cuts, seed)
     try:
-        made = frames.check(asked.signals(bars), frames.SIGNALS)
-        found = find_leak(asked.signals, bars, cuts=cuts, seed=seed, name=asked.name)
-    except SchemaError as e:
-        words = f"{asked.name}: {e}".replace(f"{asked.name}: {asked.name}: ", f"{asked.name}: ")
-        return [Check("contract", ok=False, words=words), *_unmade(KINDS, "the contract is broken")], None
-    contract = Check("contract", ok=True, words=f"{made.height:,} signals, sorted and unique")
+        found = find_leak(asked.signals, bars, cuts=cuts, early=early, seed=seed, name=asked.name)
+    except Exception as e:  # the words that the replay added say where
+        where = "; ".join(getattr(e, "__notes__", ()))
+        words = f"{asked.name} cannot be replayed: {type(e).__name__}: {e}" + (f" ({where})" if where else "")
+        return _stopped(next((k for k in KINDS if k in where), KINDS[0]), words), None
     if isinstance(found, Leak):
-        at = KINDS.index(found.kind)
-        before = [Check(kind, ok=True, words="no difference until the leak") for kind in KINDS[:at]]
-        after = _unmade(KINDS[at + 1 :], "the replay stopped at the leak")
-        return [contract, *before, Check(found.kind, ok=False, words=str(found)), *after], found
+        return _stopped(found.kind, str(found)), found
     words = f"{found.cells:,} values compared at {len(cuts)} cuts, {cuts[0]:%Y-%m-%d} … {cuts[-1]:%Y-%m-%d}"
-    return [contract, *(Check(kind, ok=True, words=words) for kind in KINDS)], None
+    unmade = _unmade(KINDS[len(found.kinds) :], f"the strategy refuses one: {found.raised}")
+    return [*(Check(kind, ok=True, words=words) for kind in found.kinds), *unmade], None
+
+# %% ../../nbs/operations/23_certificate.ipynb #ct172
+def _first_asked(
+    asked: _Asked, bars: pl.DataFrame, allowed: Sequence[str]
+) -> tuple[
+    Check, pl.DataFrame | None, Check
+]:  # the contract, the signals that keep it, what was asked outside
+    """Ask a strategy for the first time."""
+    from researchkit.operations.outside import watched
+
+    package = str(getattr(asked.signals, "__module__", "") or "").partition(".")[0]
+    try:
+        made, found = watched(lambda: asked.signals(bars), package)
+    except Exception as e:  # whatever a strategy raises is its answer
+        said = Check("contract", ok=False, words=f"{asked.name} raised {type(e).__name__}: {e}")
+        return said, None, Check("nothing asked outside", ok=None, words="it gave nothing")
+    found = tuple(a for a in found if a.what not in allowed)
+    words = f"{asked.name} asks more than its bars: {'; '.join(map(str, found[:3]))}"
+    outside = Check(
+        "nothing asked outside", ok=not found, words=words if found else "neither clock nor files"
+    )
+    try:
+        if not isinstance(made, pl.DataFrame):
+            raise SchemaError(f"signals must be a polars DataFrame, got {type(made).__name__}")
+        signals = frames.check(made, frames.SIGNALS)
+    except SchemaError as e:
+        return Check("contract", ok=False, words=f"{asked.name}: {e}"), None, outside
+    return (
+        Check("contract", ok=True, words=f"{signals.height:,} signals, sorted and unique"),
+        signals,
+        outside,
+    )
 
 # %% ../../nbs/operations/23_certificate.ipynb #ct20
 def _carries(asked: _Asked, allowed: Sequence[str]) -> Check:
@@ -196,14 +247,22 @@ def _carries(asked: _Asked, allowed: Sequence[str]) -> Check:
     return Check("carried data", ok=True, words=declared)
 
 # %% ../../nbs/operations/23_certificate.ipynb #ct23
-def _filled(asked: _Asked, bars: pl.DataFrame, costs: Costs) -> tuple[list[Check], pl.DataFrame]:
+def _filled(
+    asked: _Asked, bars: pl.DataFrame, signals: pl.DataFrame, costs: Costs
+) -> tuple[list[Check], pl.DataFrame]:
     """Audit the account, look for stale prices, and draw the decay."""
     from researchkit.backtest.auditor import audit, require_tradable
     from researchkit.backtest.fills import simulate
     from researchkit.backtest.stress import delays
 
-    signals = asked.signals(bars)
-    result = simulate(bars, signals, costs=costs, fill=asked.fill, label=asked.name)
+    try:
+        result = simulate(bars, signals, costs=costs, fill=asked.fill, label=asked.name)
+    except ValueError as e:
+        words = f"{asked.name} cannot be filled: {e}"
+        return [
+            Check("account", ok=False, words=words),
+            *_unmade(("tradable prices",), "there are no fills"),
+        ], (pl.DataFrame())
     checks = []
     for name, ask in (("account", audit), ("tradable prices", require_tradable)):
         try:
@@ -235,16 +294,16 @@ def _issued(
     away: Check,
 ) -> Certificate:
     """Make every check of one strategy."""
-    checks, leak = _replayed(asked, bars, cuts, seed)
-    held = _carries(asked, carries)
-    signals, drawn = "", pl.DataFrame()
-    filled = _unmade(("account", "tradable prices"), "the contract is broken")
-    if checks[0].ok:
-        signals = frames.logical_hash(asked.signals(bars), frames.SIGNALS)
-        filled, drawn = _filled(asked, bars, costs)
+    contract, made, outside = _first_asked(asked, bars, carries)
+    replayed, leak = _unmade(KINDS, "the contract is broken"), None
+    filled, drawn = _unmade(("account", "tradable prices"), "the contract is broken"), pl.DataFrame()
+    if made is not None:
+        replayed, leak = _replayed(asked, bars, cuts, seed)
+        filled, drawn = _filled(asked, bars, made, costs)
+    checks = (contract, *replayed, _carries(asked, carries), outside, *filled, away)
+    signals = "" if made is None else frames.logical_hash(made, frames.SIGNALS)
     hashed = frames.logical_hash(bars, frames.BARS)
-    made = (*checks, held, *filled, away)
-    return Certificate(asked.name, hashed, signals, made, leak, tuple(carries), drawn)
+    return Certificate(asked.name, hashed, signals, checks, leak, tuple(carries), drawn)
 
 # %% ../../nbs/operations/23_certificate.ipynb #ct27
 def certificates(

@@ -5,6 +5,7 @@
 # %% ../../nbs/operations/22_elsewhere.ipynb #ew03
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -35,6 +36,7 @@ class Circumstances:
     threads: int = 1  # of polars, BLAS and numba
     shuffled: bool = False  # rows stand in the files in any order
     reversed: bool = False  # files are read from the last to the first
+    earlier: bool = False  # each strategy was asked about a shorter history before
 
     @property
     def variables(self) -> dict[str, str]:
@@ -46,7 +48,7 @@ class Circumstances:
 
 HOME = Circumstances("at home")
 AWAY = Circumstances("away", hash_seed=1, threads=4, shuffled=True, reversed=True)
-FAR = Circumstances("far away", hash_seed=2, threads=2, shuffled=True)
+FAR = Circumstances("far away", hash_seed=2, threads=2, shuffled=True, earlier=True)
 
 
 def single(
@@ -58,6 +60,7 @@ def single(
         replace(HOME, name="threads", threads=place.threads),
         replace(HOME, name="row order", shuffled=place.shuffled),
         replace(HOME, name="file order", reversed=place.reversed),
+        replace(HOME, name="an earlier call", earlier=place.earlier),
     )
     return tuple(c for c in causes if replace(c, name=HOME.name) != HOME)
 
@@ -107,10 +110,19 @@ def _hashed(table: pl.DataFrame) -> str:
     return frames.logical_hash(table, frames.SIGNALS)
 
 
+def _ask_before(strategy: Strategy, bars: pl.DataFrame) -> None:
+    """Ask about the first half of history; whatever is said is forgotten, by us."""
+    known = bars["ts_known"].unique().sort()
+    with contextlib.suppress(Exception):  # too short for some
+        strategy(bars.filter(pl.col("ts_known") <= known[known.len() // 2]))
+
+
 def work(
     folder: str,  # as the asking process made it
     name: str,  # of the circumstances
     files: Sequence[str],  # in the order to read them
+    *,
+    earlier: bool = False,  # ask about the first half of history before
 ) -> None:
     """Compute the signals of every strategy in a folder, and write them beside it."""
     import pickle
@@ -122,7 +134,10 @@ def work(
     said = {}
     for number, (title, strategy) in enumerate(strategies.items()):
         try:
-            made = (resolve(strategy) if isinstance(strategy, str) else strategy)(bars)
+            asked = resolve(strategy) if isinstance(strategy, str) else strategy
+            if earlier:
+                _ask_before(asked, bars)
+            made = asked(bars)
             made.write_parquet(place / f"{name}-{number}.parquet")
             said[title] = {"hash": _hashed(made), "file": f"{name}-{number}.parquet"}
         except Exception as e:  # whatever a strategy raises is its answer
@@ -130,16 +145,21 @@ def work(
     (place / f"{name}.json").write_text(json.dumps(said))
 
 # %% ../../nbs/operations/22_elsewhere.ipynb #ew17
-_CALL = "import sys; from researchkit.operations.elsewhere import work; work(sys.argv[1], sys.argv[2], sys.argv[3:])"
+_CALL = "import sys; from researchkit.operations.elsewhere import work; work(sys.argv[1], sys.argv[2], sys.argv[4:], earlier=sys.argv[3] == 'yes')"
+
+
+def _tag(number: int, place: Circumstances) -> str:
+    """Name the files of a place."""
+    return f"{number}-{place.name.replace(' ', '-')}"
 
 
 def _asked(folder: Path, where: Sequence[Circumstances], seconds: float) -> list[dict[str, dict[str, str]]]:
     """Run `work` once for each circumstance, side by side, and read what it wrote."""
-    running = []
-    for place in where:
+    running: list[subprocess.Popen[str]] = []
+    for number, place in enumerate(where):
         files = [f"{'shuffled' if place.shuffled else 'ordered'}-{i}.parquet" for i in range(FILES)]
-        tag = place.name.replace(" ", "-")
-        command = [sys.executable, "-c", _CALL, str(folder), tag, *(files[::-1] if place.reversed else files)]
+        told = [str(folder), _tag(number, place), "yes" if place.earlier else "no"]
+        command = [sys.executable, "-c", _CALL, *told, *(files[::-1] if place.reversed else files)]
         known = os.pathsep.join(json.loads((folder / "path.json").read_text()))
         environment = {**os.environ, **place.variables, "PYTHONPATH": known}
         running.append(
@@ -149,12 +169,12 @@ def _asked(folder: Path, where: Sequence[Circumstances], seconds: float) -> list
         )
     said = []
     try:
-        for place, process in zip(where, running, strict=True):
+        for number, (place, process) in enumerate(zip(where, running, strict=True)):
             _, words = process.communicate(timeout=seconds)
             if process.returncode:
                 last = words.strip().splitlines()[-1:] or ["no words"]
                 raise JobError(f"the process '{place.name}' stopped with {process.returncode}: {last[0]}")
-            said.append(json.loads((folder / f"{place.name.replace(' ', '-')}.json").read_text()))
+            said.append(json.loads((folder / f"{_tag(number, place)}.json").read_text()))
     except subprocess.TimeoutExpired as e:
         raise JobError(f"the process '{place.name}' took longer than {seconds:g} seconds") from e
     finally:
@@ -205,7 +225,7 @@ def _verdict(folder: Path, title: str, said: Sequence[tuple[Circumstances, Said]
         return Elsewhere(title, home["hash"])
     a, b = (pl.read_parquet(folder / words["file"]) for words in (home, wrong[0][1]))
     found = first_difference(a, b) if a.columns == b.columns else None
-    causes = [place.name for place, _ in wrong if place not in (AWAY, FAR)]
+    causes = list(dict.fromkeys(place.name for place, _ in wrong if place not in (AWAY, FAR)))
     return Elsewhere(title, home["hash"], tuple(causes or ["several circumstances at once"]), found)
 
 
@@ -233,7 +253,7 @@ def elsewhere(
         said = _asked(folder, places, seconds)
         guilty = [p for p, s in zip(places, said, strict=True) if any(_differs(t, said[0], s) for t in s)]
         if guilty:
-            places += single(guilty[0])
+            places += dict.fromkeys(cause for place in guilty for cause in single(place))
             said += _asked(folder, places[3:], seconds)
         told = [list(zip(places, [s[t] for s in said], strict=True)) for t in strategies]
         return tuple(_verdict(folder, t, rows) for t, rows in zip(strategies, told, strict=True))

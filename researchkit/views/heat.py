@@ -5,12 +5,13 @@
 # %% ../../nbs/views/11_heat.ipynb #vsw04
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from ..backtest.scoring import KINDS
+from ..backtest.scoring import KINDS, LOWER
 from ..backtest.sweep import Best, best
 from .style import GREY, INK, PALE, canvas, dress
 
@@ -32,11 +33,15 @@ def cells(
     for name in (x, y):
         if name not in names:
             raise ValueError(f"a sweep of {', '.join(names)} has no parameter '{name}'")
+    if x == y:
+        raise ValueError(f"a map needs two parameters, got '{x}' twice")
     if value not in KINDS or value == "stream":
         raise ValueError(f"value must be a figure of a score, got '{value}'")
-    wide = rows.sort(y, x).pivot(x, index=y, values=value, aggregate_function="max", sort_columns=False)
-    order = rows[x].unique().sort().to_list()
-    return wide.sort(y).select(y, *(str(v) for v in order))
+    figure = pl.col(value).min() if value in LOWER else pl.col(value).max()
+    found = {(r[y], r[x]): r[value] for r in rows.group_by(y, x).agg(figure).to_dicts()}
+    across, down = (rows[n].unique().sort().to_list() for n in (x, y))
+    wide = {str(v): pl.Series([found.get((w, v)) for w in down], dtype=pl.Float64) for v in across}
+    return pl.DataFrame({y: rows[y].unique().sort(), **wide})
 
 
 def _title(won: Best, value: str) -> str:
@@ -48,6 +53,14 @@ def _title(won: Best, value: str) -> str:
     return f"Best Sharpe {won.value:.2f} at {named}; the best of {won.deflated.n_trials:,} without an edge: {bar:.2f}"
 
 
+def _colours(grid: NDArray[np.float64], value: str) -> dict[str, Any]:
+    """White at zero and the same depth on both sides; of what should be small, the smallest is the deepest."""
+    if value in LOWER:
+        return {"cmap": "Blues_r", "vmin": float(np.nanmin(grid)), "vmax": float(np.nanmax(grid))}
+    depth = float(np.nanmax(np.abs(grid))) or 1.0
+    return {"cmap": "RdBu", "vmin": -depth, "vmax": depth}
+
+# %% ../../nbs/views/11_heat.ipynb #vsw071
 def heat_map(
     rows: pl.DataFrame,  # of a sweep
     x: str,
@@ -63,9 +76,8 @@ def heat_map(
     figure = canvas(size)
     ax = figure.subplots()
     dress(ax, _title(won, value))
-    depth = float(np.nanmax(np.abs(grid))) or 1.0
-    ax.set_facecolor(PALE)
-    drawn = ax.imshow(grid, cmap="RdBu", vmin=-depth, vmax=depth, aspect="auto", origin="lower")
+    ax.patch.set(facecolor=PALE, edgecolor=GREY, hatch="////", linewidth=0.0)
+    drawn = ax.imshow(grid, aspect="auto", origin="lower", **_colours(grid, value))
     xs, ys = table.columns[1:], table[y].to_list()
     every = [max(1, len(of) // 12) for of in (xs, ys)]
     ax.set_xticks(range(0, len(xs), every[0]), xs[:: every[0]], fontsize=8)

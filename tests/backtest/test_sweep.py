@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from researchkit.backtest import Costs
 from researchkit.backtest.fills import simulate
 from researchkit.backtest.scoring import Tape, score_net
-from researchkit.backtest.sweep import Grid, Random, best, sweep
+from researchkit.backtest.searches import Grid, Random
+from researchkit.backtest.sweep import best, sweep
 from researchkit.frames import BARS, SIGNALS, conform
 
 START = datetime(2020, 1, 1, tzinfo=UTC)

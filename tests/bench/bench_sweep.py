@@ -27,7 +27,8 @@ from numba import njit
 
 from researchkit import frames
 from researchkit.backtest import Costs
-from researchkit.backtest.sweep import Grid, sweep
+from researchkit.backtest.searches import Grid
+from researchkit.backtest.sweep import sweep
 
 PEER = Path(__file__).parent / ".peers" / "raptorbt" / "bin" / "python"
 BARS, ROUNDS = 100_000, 3

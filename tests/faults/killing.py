@@ -209,7 +209,55 @@ def _links(ws: Any) -> list[str]:
     return broken + [f.words for n in ws.pins.names() for f in ws.pins.findings(n) if not f.ok]
 
 
-WORK = {"demo": run_demo, "facts": facts, "stream": lambda path, **of: write_stream(Path(path), **of)}
+def run_sweep(root: str, size: int, stop: int = 0) -> dict[str, Any]:
+    """Sweep in parts of two points, in this process; perhaps killed in the middle of a point."""
+    import researchkit
+    from researchkit.backtest import Costs
+    from researchkit.backtest.searches import Grid
+    from researchkit.backtest.sweep import best, sweep
+    from researchkit.commands import sweeping
+    from researchkit.experiments import sweeps
+    from researchkit.experiments.trials import census, sharpes
+
+    sweeps.patient = lambda: lambda rows: rows >= 2  # type: ignore[assignment]
+    bars, ws = two_years(40, symbols=("AAA",)), researchkit.open(root)
+    tried: list[int] = []
+
+    def crossing(frame: Any, slow: int) -> Any:
+        """Hold above a mean; the third point is nonsense."""
+        tried.append(slow)
+        if slow == stop:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if slow == 4:
+            raise ZeroDivisionError("nonsense")
+        close = frame["close"].to_numpy()
+        return (close > close.cumsum() / range(1, close.size + 1) * (1 + slow / 1000)).astype(float)
+
+    costs = Costs()
+    with ws.run("sweep of crossing") as run:
+        search = Grid({"slow": list(range(2, 2 + size))})
+        begin = lambda **how: sweep(crossing, bars, search, costs=costs, **how)  # noqa: E731
+        rows, runs = sweeping._tried(ws, run, bars, begin, {"strategy": "crossing", "size": size})
+    others = sharpes(ws.warehouse, but=rows["stream"].drop_nulls().to_list())
+    trials = {t["id"]: t for t in ws.warehouse.rows("trials")}
+    return {
+        "rows": rows.select("point", "slow", "sharpe", "stream", "error").to_dicts(),
+        "tried": tried,
+        "runs": len(runs),
+        "kept": sorted(t["point"] for t in ws.warehouse.rows("tries")),
+        "winner": repr(best(rows, others=others)),
+        "streams": census(ws.warehouse).distinct_streams,
+        "faults": _unsaid(ws, trials),
+        "statuses": sorted(t["status"] for t in trials.values()),
+    }
+
+
+WORK = {
+    "demo": run_demo,
+    "facts": facts,
+    "sweep": run_sweep,
+    "stream": lambda path, **of: write_stream(Path(path), **of),
+}
 
 
 # --- the server -------------------------------------------------------------------------------
