@@ -64,7 +64,7 @@ def whole_nb(units: float, lot: float) -> float:
         return units
     near = np.rint(units / lot)
     slack = 1e-9 * max(1.0, abs(near))
-    return (near if abs(units / lot - near) <= slack else np.trunc(units / lot)) * lot
+    return float((near if abs(units / lot - near) <= slack else np.trunc(units / lot)) * lot)
 
 
 @loop
@@ -73,7 +73,7 @@ def sized_nb(target: float, close: float, mult: float, terms: Terms) -> float:
     if target == 0.0:
         return 0.0
     quantity = target * terms.capital / (abs(close) * mult)
-    return whole_nb(quantity, terms.lot) if terms.lot > 0.0 else quantity
+    return float(whole_nb(quantity, terms.lot)) if terms.lot > 0.0 else quantity
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar14
 @loop

@@ -43,7 +43,6 @@ from researchkit.backtest.slots import (
     RETURNS,
     SINCE,
     STOP,
-    STOPPED,
     TAKE,
     TOUCHED,
     VAR,
@@ -91,7 +90,7 @@ class Extra(NamedTuple):
 def room_nb(volume: float, x: Extra, lot: float) -> float:
     """Say how many units of this bar may be traded, infinity without a limit."""
     if x.cap > 0.0:
-        return whole_nb(x.cap * volume, lot)
+        return float(whole_nb(x.cap * volume, lot))
     return 0.0 if x.by_volume and volume == 0.0 else np.inf
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng13

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from .slots import CLOSE, HELD, KNOWN, WANT, blank
+from .slots import CLOSE, HELD, INDEX, KNOWN, WANT, blank
 from ..frames import INSTANT
 
 # %% auto #0
@@ -73,6 +73,7 @@ def spread_out(
     if state.symbols:
         at = np.searchsorted(np.array(symbols), np.array(state.symbols))
         own[at], seen[at], targets[at] = state.own, state.seen, state.targets
+        seen[:, INDEX] = -1
     return own, seen, targets
 
 
