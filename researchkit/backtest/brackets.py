@@ -44,22 +44,22 @@ def first_nb(
     end: int,  # ns, exclusive
     finer: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
 ) -> tuple[
-    int, float
-]:  # STOPPED or TAKEN and its price; (-1, NaN): neither, (-2, stop): one bar went through both
+    int, float, int
+]:  # STOPPED or TAKEN, its price, the bar's instant; -1: neither, -2: one went through both
     """Ask the finer bars of one symbol (ts_event, open, high, low; ascending) what was touched first."""
     ts, opens, highs, lows = finer
     i = np.searchsorted(ts, begin)
     while i < ts.size and ts[i] < end:
         gap = gapped_nb(side, opens[i], stop, take)
         if gap >= 0:
-            return gap, opens[i]
+            return gap, opens[i], ts[i]
         hit, beyond = through_nb(side, highs[i], lows[i], stop, take)
         if hit:
-            return -2 if beyond else STOPPED, stop
+            return -2 if beyond else STOPPED, stop, ts[i]
         if beyond:
-            return TAKEN, take
+            return TAKEN, take, ts[i]
         i += 1
-    return -1, np.nan
+    return -1, np.nan, begin
 
 # %% ../../nbs/backtest/10_brackets.ipynb #brk15
 @loop
@@ -75,22 +75,26 @@ def touched_nb(
     finer: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     counts: NDArray[np.int64],  # of exits; moved on
     inside: bool,  # the position was opened inside the bar: its high and low may be older, only finer bars count
-) -> tuple[int, float]:  # STOPPED or TAKEN and its price, (-1, NaN): no exit
+) -> tuple[
+    int, float, int
+]:  # STOPPED or TAKEN, its price, when: the bar's begin, or the finer bar's inside it; -1: none
     """Decide which exit a bar made, and count the bars that do not say."""
     hit, beyond = through_nb(side, high, low, stop, take)
     if not (hit or beyond):
-        return -1, np.nan
-    said, price = first_nb(side, stop, take, span[0], span[1], finer)
-    if inside:
+        return -1, np.nan, span[0]
+    said, price, ts = first_nb(side, stop, take, span[0], span[1], finer)
+    if not inside:
+        ts = span[0]
+    else:
         if said == -1:
-            return -1, np.nan
+            return -1, np.nan, ts
         hit, beyond = said != TAKEN, said != STOPPED
     counts[TOUCHED] += 1
     if not (hit and beyond):
         plain, level = (STOPPED, stop) if hit else (TAKEN, take)
-        return plain, price if said == plain else level
+        return plain, price if said == plain else level, ts
     counts[BOTH] += 1
     if said < 0:
-        return STOPPED, stop
+        return STOPPED, stop, ts
     counts[RESOLVED] += 1
-    return said, price
+    return said, price, ts

@@ -77,24 +77,24 @@ def _meet(until: int, k: int, hand: Hand, tape: Tape, result: Result) -> None:
         hand.want = None
 
 
-def _work(price: float, ts: int, k: int, hand: Hand, tape: Tape, result: Result) -> None:
-    """Give the waiting order what there is room for."""
+def _work(price: float, began: int, at: int, k: int, hand: Hand, result: Result) -> None:
+    """Give the waiting order what there is room for; it is written down at `began` and trades at `at`."""
     if hand.want is None:
         return
-    began, before, change = int(tape.began[k]), hand.held, hand.want - hand.held
+    before, change = hand.held, hand.want - hand.held
     move = min(abs(change), hand.room)
     if (move > 0.0 or change == 0.0) and hand.order > 0:
         hand.met.setdefault(hand.order, began)
     if move > 0.0:
         after = hand.want if move == abs(change) else before + copysign(move, change)
         _trade(hand, began, after, price, hand.order)
-        _armed(hand, before, price, ts, k)
+        _armed(hand, before, price, at, k)
         hand.room -= move
     if hand.held == hand.want or (result.rules.remainder == "cancel" and hand.order > 0):
         hand.want = None
 
 # %% ../../nbs/backtest/25_broker.ipynb #bro16
-def _leave(price: float, reason: str, k: int, hand: Hand, tape: Tape) -> None:
+def _leave(price: float, reason: str, ts: int, hand: Hand) -> None:
     """Close the position for a reason of its own."""
     side = copysign(1.0, hand.held)
     hand.latch = side if hand.aim * side > 0.0 else 0.0
@@ -104,7 +104,7 @@ def _leave(price: float, reason: str, k: int, hand: Hand, tape: Tape) -> None:
     move = min(abs(hand.held), hand.room)
     if move > 0.0:
         after = 0.0 if move == abs(hand.held) else hand.held - side * move
-        _trade(hand, int(tape.began[k]), after, price, -hand.entry, reason)
+        _trade(hand, ts, after, price, -hand.entry, reason)
         hand.room -= move
     if hand.want is None and hand.held != 0.0:
         hand.want, hand.order = 0.0, -hand.entry
@@ -126,36 +126,34 @@ def _crossed(hand: Hand, high: float, low: float) -> str | None:
     return "both" if stop and take else "stop" if stop else "target" if take else None
 
 
-def _finer(hand: Hand, tape: Tape, begin: int, end: int) -> tuple[str | None, float]:
-    """What the finer bars say, and at which price; (None, NaN): nothing."""
+def _finer(hand: Hand, tape: Tape, begin: int, end: int) -> tuple[str | None, float, int]:
+    """What the finer bars say, at which price and when; (None, NaN, begin): nothing."""
     ts, opens, highs, lows = tape.finer
     for i in range(*np.searchsorted(ts, [begin, end])):
         if (gap := _jumped(hand, opens[i])) is not None:
-            return gap, float(opens[i])
+            return gap, float(opens[i]), int(ts[i])
         if (said := _crossed(hand, highs[i], lows[i])) is not None:
-            return said, hand.take if said == "target" else hand.stop
-    return None, nan
+            return said, hand.take if said == "target" else hand.stop, int(ts[i])
+    return None, nan, begin
 
 
-def _reached(k: int, inside: bool, hand: Hand, tape: Tape) -> tuple[str | None, float]:
-    """Which exit bar `k` made, and at which price."""
+def _reached(k: int, since: int, inside: bool, hand: Hand, tape: Tape) -> tuple[str | None, float, int]:
+    """Which exit bar `k` made, at which price and when; `since` is its begin, or the last quote traded in it."""
     said = _crossed(hand, tape.high[k], tape.low[k])
     if said is None:
-        return None, nan
-    begin = hand.since if inside else int(tape.began[k])
-    fine, price = _finer(hand, tape, begin, int(tape.known[k]))
-    if inside:
-        said = fine
+        return None, nan, since
+    fine, price, ts = _finer(hand, tape, since, int(tape.known[k]))
+    said, ts = (fine, ts) if inside else (said, since)
     if said is None:
-        return None, nan
+        return None, nan, ts
     hand.exits[0] += 1
     if said != "both":
-        return said, price if fine == said else (hand.stop if said == "stop" else hand.take)
+        return said, price if fine == said else (hand.stop if said == "stop" else hand.take), ts
     hand.exits[1] += 1
     if fine in (None, "both"):
-        return "stop", hand.stop
+        return "stop", hand.stop, ts
     hand.exits[2] += 1
-    return fine, price
+    return fine, price, ts
 
 # %% ../../nbs/backtest/25_broker.ipynb #bro18
 def _act(act: Act, hand: Hand) -> None:
@@ -195,25 +193,27 @@ def _bar(k: int, hand: Hand, tape: Tape, result: Result) -> None:
     late = hand.held != 0.0 and hand.due == k and gap is None
     if gap is not None:
         hand.exits[0] += 1
-        _leave(float(tape.open[k]), gap, k, hand, tape)
+        _leave(float(tape.open[k]), gap, began, hand)
         reached = True
+    done, since = len(hand.rows), began
     if fill == "quotes":
         _meet(known, k, hand, tape, result)
+        since = hand.rows[-1][0] if len(hand.rows) > done else began
     else:
         _arrivals(began, hand, tape, result)
     if fill == "next_open":
         if late and hand.held:
-            _leave(float(tape.open[k]), "time", k, hand, tape)
-        _work(float(tape.open[k]), began, k, hand, tape, result)
+            _leave(float(tape.open[k]), "time", began, hand)
+        _work(float(tape.open[k]), began, began, k, hand, result)
     if hand.held:
-        said, price = _reached(k, fill == "quotes" and hand.entry != entry, hand, tape)
+        said, price, ts = _reached(k, since, fill == "quotes" and hand.entry != entry, hand, tape)
         if said is not None:
-            _leave(price, said, k, hand, tape)
+            _leave(price, said, ts, hand)
             reached = True
     if fill != "next_open":
         if late and hand.held and not reached and hand.entry == entry:
-            _leave(float(tape.close[k]), "time", k, hand, tape)
-        _work(float(tape.close[k]), known, k, hand, tape, result)
+            _leave(float(tape.close[k]), "time", since, hand)
+        _work(float(tape.close[k]), since, known, k, hand, result)
 
 
 def _arrivals(now: int, hand: Hand, tape: Tape, result: Result) -> None:

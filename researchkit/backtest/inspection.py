@@ -49,10 +49,16 @@ def priced(
         numbered, by = numbered.with_columns(of_quote=(pl.col("order") > 0)), "ts_session"
     else:
         numbered = numbered.with_columns(of_quote=pl.lit(value=False))
-    exact = numbered.filter(~pl.col("of_quote")).join(
-        around, left_on=["ts_event", "symbol"], right_on=["began", "symbol"], how="left", coalesce=False
-    )
-    parts = [exact.drop("symbol_right")]
+    exits = numbered.filter(~pl.col("of_quote"))
+    if by == "began":
+        exact = exits.join(
+            around, left_on=["ts_event", "symbol"], right_on=["began", "symbol"], how="left", coalesce=False
+        ).drop("symbol_right")
+    else:
+        exact = exits.sort("ts_event").join_asof(
+            around.sort("began"), left_on="ts_event", right_on="began", by="symbol", coalesce=False, check_sortedness=False
+        ).filter((pl.col("ts_event") < pl.col("ts_session")).fill_null(value=True))  # fmt: skip
+    parts = [exact]
     if by == "ts_session":
         loose = numbered.filter("of_quote").sort("ts_event").join_asof(
             around.sort("ts_session"), left_on="ts_event", right_on="ts_session", by="symbol", strategy="forward",
@@ -163,7 +169,9 @@ def levels(
     rules = result.rules
     entered = fills.filter((pl.col("order") > 0) & pl.col("reason").is_in(["enter", "reverse"]))
     first = entered.group_by("order", maintain_order=True).agg(
-        entry=pl.first("price"), side=pl.first("quantity").sign(), since=pl.first("ts_session")
+        entry=pl.first("price"),
+        side=pl.first("quantity").sign(),
+        since=pl.first("ts_event" if result.fill == "quotes" else "ts_session"),
     )
     asked = result.orders.filter(pl.col("order") > 0).select("order", "symbol", at="ts_known")
     if rules.brackets is None:
@@ -195,7 +203,9 @@ def levels(
 def check_exits(fills: pl.DataFrame, result: Result) -> None:  # from `priced`
     """Refuse stops and targets at another price than theirs."""
     rows = levels(fills.filter(pl.col("reason").is_in(["stop", "target"])), fills, result)
-    rows = rows.filter(pl.col("level").is_not_null()).with_columns(recorded="level")
+    rows = rows.filter(pl.col("level").is_not_null() & (pl.col("ts_event") == pl.col("began"))).with_columns(
+        recorded="level"
+    )
     side, stop = pl.col("side"), pl.col("reason") == "stop"
     near = 1e-12 * pl.col("level").abs()
     beyond = (

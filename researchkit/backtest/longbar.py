@@ -31,6 +31,7 @@ from researchkit.backtest.slots import (
     DUE,
     ENTRY,
     EXPIRED,
+    F_TS,
     HELD,
     INDEX,
     KNOWN,
@@ -220,16 +221,15 @@ def varied_nb(s: int, close: float, own: NDArray[np.float64], seen: NDArray[np.i
 
 @loop
 def reached_nb(
-    k: int, s: int, inside: bool, bars: Bars, x: Extra, m: NDArray[np.float64], seen: NDArray[np.int64], counts: NDArray[np.int64]
-) -> tuple[int, float]:  # STOPPED or TAKEN and its price, (-1, NaN): no exit  # fmt: skip
-    """Ask bar `k`, and finer bars inside it, whether the position of symbol `s` was stopped or taken."""
+    k: int, s: int, since: int, inside: bool, bars: Bars, x: Extra, m: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[int, float, int]:  # STOPPED or TAKEN, its price and instant, -1: no exit  # fmt: skip
+    """Ask bar `k`, and finer bars in it from `since` on, whether the position of symbol `s` was stopped or taken."""
     side, high, low = np.sign(m[HELD]), x.high[k], x.low[k]
     hit, beyond = through_nb(side, high, low, m[STOP], m[TAKE])
     if not (hit or beyond):
-        return -1, np.nan
+        return -1, np.nan, since
     a, b = x.fine_first[s], x.fine_first[s + 1]
     finer = (x.fine[0][a:b], x.fine[1][a:b], x.fine[2][a:b], x.fine[3][a:b])
-    since = seen[s, SINCE] if inside else bars.ts_event[k]
     return touched_nb(side, high, low, m[STOP], m[TAKE], (since, bars.ts_known[k]), finer, counts, inside)  # type: ignore[no-any-return]
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng23
@@ -255,8 +255,10 @@ def long_bar_nb(
             late = seen[s, LEFT] == 0
     if terms.mode == AT_QUOTES:
         if seen[s, DUE] <= known:
+            was = row
             row = quoted_nb(here, known, own, seen, of, x, terms, out, ints, floats, row)
             inside = seen[s, ENTRY] != entry
+            here = Place(s, ints[F_TS, row - 1] if row > was else ts, known, here.volume)
     elif seen[s, DUE] <= ts:
         d = arrived_nb(s, ts, own, seen, of, terms)
         if d >= 0:
@@ -266,9 +268,10 @@ def long_bar_nb(
             row, left = leave_nb(o, EXPIRED, left, here, own, seen, terms, out, ints, floats, row)
         row, left = work_nb(o, left, here, own, seen, of, x, terms, out, ints, floats, row)
     if m[HELD] != 0.0 and not (np.isnan(m[STOP]) and np.isnan(m[TAKE])):
-        hit, price = reached_nb(k, s, inside, bars, x, m, seen, out.counts)
+        hit, price, when = reached_nb(k, s, here.ts, inside, bars, x, m, out.counts)
         if hit >= 0:
-            row, left = leave_nb(price, hit, left, here, own, seen, terms, out, ints, floats, row)
+            there = Place(s, when, here.at, here.volume)
+            row, left = leave_nb(price, hit, left, there, own, seen, terms, out, ints, floats, row)
     if terms.mode != AT_OPEN:
         if late and m[HELD] != 0.0 and out.counts[TOUCHED] == most and seen[s, ENTRY] == entry:
             row, left = leave_nb(c, EXPIRED, left, here, own, seen, terms, out, ints, floats, row)

@@ -65,8 +65,8 @@ def _sessions_of(
     at, order = fills["ts_event"].to_physical().to_numpy(), fills["order"].to_numpy()
     when = np.searchsorted(sessions, at, side="right")
     if known.size:
-        bar = np.where(loose, np.searchsorted(known, at), np.searchsorted(began, at))
-        when = np.where(order == 0, when, np.searchsorted(sessions, known[np.minimum(bar, known.size - 1)]))
+        bar = np.where(loose, np.searchsorted(known, at), np.searchsorted(began, at, side="right") - 1)
+        when = np.where(order == 0, when, np.searchsorted(sessions, known[np.clip(bar, 0, known.size - 1)]))
     return when
 
 

@@ -18,6 +18,7 @@ from .market import SHUMWAY
 from researchkit.backtest.slots import (
     AIM,
     CLOSE,
+    EARLIER,
     ENTRY,
     HELD,
     KNOWN,
@@ -50,11 +51,13 @@ def _closes(
     if past is not None and past.closes is not None:
         made = pl.concat([past.closes.select(made.columns), made])
     elif past is not None and past.symbols:
-        at = pl.Series(past.seen[:, KNOWN]).cast(made.schema["known"])
-        old = pl.DataFrame(
-            {"symbol": past.symbols, "close": past.own[:, CLOSE], "known": at, "available": at}
-        )
-        made = pl.concat([old.filter(~pl.col("close").is_nan()), made])
+        at, before = past.seen[:, KNOWN], np.full(len(past.symbols), -(2**63 - 1))
+        for ns, slot in ((at, CLOSE), (before, EARLIER)):
+            when = pl.Series(ns).cast(made.schema["known"])
+            old = pl.DataFrame(
+                {"symbol": past.symbols, "close": past.own[:, slot], "known": when, "available": when}
+            )
+            made = pl.concat([old.filter(~pl.col("close").is_nan()), made])
     return made.sort("available", "known", maintain_order=True)
 
 
