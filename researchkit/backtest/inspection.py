@@ -136,11 +136,14 @@ def _quoted(
     quotes = result.market.quotes
     if quotes is None:
         raise IntegrityError("the result was filled against quotes and has none")
-    usable = quotes.filter(
+    complete = (
         pl.col("bid_px").is_finite() & pl.col("ask_px").is_finite() & (pl.col("bid_px") <= pl.col("ask_px"))
     )
+    real = (pl.col("bid_px") > 0) | pl.col("symbol").is_in(sorted(result.market.futures))
+    order = [c for c in ("ts_event", "sequence", "ordinal") if c in quotes.columns]
+    usable = quotes.sort(order, maintain_order=True).filter(complete & real)
     met = fills.drop("recorded").sort("decided").join_asof(
-        usable.select("symbol", "bid_px", "ask_px", quoted="ts_event").sort("quoted", maintain_order=True),
+        usable.select("symbol", "bid_px", "ask_px", quoted="ts_event"),
         left_on="decided", right_on="quoted", by="symbol", strategy="forward", coalesce=False, check_sortedness=False,
     )  # fmt: skip
     side = pl.when(pl.col("quantity") > 0).then("ask_px").otherwise("bid_px")
