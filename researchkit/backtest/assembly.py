@@ -159,7 +159,7 @@ def _in_shares_of_today(
             found = found.with_columns(close=pl.when(before).then(pl.col("close") / ratio).otherwise("close"))
     return found
 
-
+# %% ../../nbs/backtest/18_assembly.ipynb #asm17q1
 def left_behind(
     bars: Rows,
     of: Decisions,

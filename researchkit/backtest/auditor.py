@@ -62,7 +62,7 @@ def _check_account(result: Result, again: Recount, slack: float) -> None:
     _agree("costs", when, told["costs"], kinds, slack)
     _agree("gross", when, told["gross"], told["net"] + kinds / capital, slack / capital)
 
-
+# %% ../../nbs/backtest/27_auditor.ipynb #aud15bq1
 def _check_charges(result: Result, again: Recount, slack: float) -> None:
     """Refuse charges of another kind or size than fills, loans, interest and dividends make them."""
     when = again.charges["ts_known"]

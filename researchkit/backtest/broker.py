@@ -76,7 +76,7 @@ def _meet(until: int, k: int, hand: Hand, tape: Tape, result: Result) -> None:
             _armed(hand, before, price, ask.when, k)
         hand.want = None
 
-
+# %% ../../nbs/backtest/25_broker.ipynb #bro14q1
 def _work(price: float, began: int, at: int, k: int, hand: Hand, result: Result) -> None:
     """Give the waiting order what there is room for; it is written down at `began` and trades at `at`."""
     if hand.want is None:
@@ -125,7 +125,7 @@ def _crossed(hand: Hand, high: float, low: float) -> str | None:
     take = high > hand.take if long else low < hand.take
     return "both" if stop and take else "stop" if stop else "target" if take else None
 
-
+# %% ../../nbs/backtest/25_broker.ipynb #bro16q2
 def _finer(hand: Hand, tape: Tape, begin: int, end: int) -> tuple[str | None, float, int]:
     """What the finer bars say, at which price and when; (None, NaN, begin): nothing."""
     ts, opens, highs, lows = tape.finer
@@ -215,7 +215,7 @@ def _bar(k: int, hand: Hand, tape: Tape, result: Result) -> None:
             _leave(float(tape.close[k]), "time", since, hand)
         _work(float(tape.close[k]), since, known, k, hand, result)
 
-
+# %% ../../nbs/backtest/25_broker.ipynb #bro20q3
 def _arrivals(now: int, hand: Hand, tape: Tape, result: Result) -> None:
     """Let decisions arrive; the last that is not refused becomes the waiting order."""
     chosen = None

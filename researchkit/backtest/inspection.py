@@ -31,7 +31,7 @@ def contract_terms(result: Result) -> pl.DataFrame:  # symbol, multiplier, tick;
     found = result.market.contracts
     return pl.DataFrame(schema=kinds) if found is None else found.select(*kinds)
 
-
+# %% ../../nbs/backtest/20_inspection.ipynb #ins07q1
 def priced(
     result: Result,
     bars: pl.DataFrame,  # checked BARS
@@ -105,7 +105,7 @@ def check_times(fills: pl.DataFrame, result: Result) -> None:  # from `priced`, 
         },
     )
 
-
+# %% ../../nbs/backtest/20_inspection.ipynb #ins09q2
 def check_prices(fills: pl.DataFrame, result: Result) -> None:  # from `priced`
     """Refuse fills at a price that was not the recorded one."""
     at = _recorded("next_close" if result.fill == "quotes" else result.fill)
@@ -162,7 +162,7 @@ def splits(result: Result) -> pl.DataFrame:  # symbol, at, ratio
     mine = actions.filter((pl.col("kind") == "split") & (pl.col("ts_event").to_physical() >= after))
     return mine.select("symbol", "ratio", at="ts_event").select(*kinds)
 
-
+# %% ../../nbs/backtest/20_inspection.ipynb #ins13q3
 def levels(
     exits: pl.DataFrame,  # from `priced`: fills that are stops or targets
     fills: pl.DataFrame,  # from `priced`: all
@@ -202,7 +202,7 @@ def levels(
     level = (pl.col("entry") + pl.col("side") * away * pl.col("entry").abs()) / pl.col("ratio")
     return found.with_columns(level=level)
 
-
+# %% ../../nbs/backtest/20_inspection.ipynb #ins13q4
 def check_exits(fills: pl.DataFrame, result: Result) -> None:  # from `priced`
     """Refuse stops and targets at another price than theirs."""
     rows = levels(fills.filter(pl.col("reason").is_in(["stop", "target"])), fills, result)

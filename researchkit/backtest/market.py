@@ -84,7 +84,7 @@ def _apart(actions: pl.DataFrame) -> list[str]:
     """Name the column that tells equal rows apart, where there is one."""
     return [c for c in ("ordinal",) if c in actions.columns]
 
-
+# %% ../../nbs/backtest/08_market.ipynb #mkt11q1
 def acted(
     actions: pl.DataFrame | None,
     symbols: list[str],
@@ -177,7 +177,7 @@ def marks_of(
         raise ValueError("marks: a mark must be finite")
     return Marks(known, column(found["place"]), column(found["mark"]))
 
-
+# %% ../../nbs/backtest/08_market.ipynb #mkt18q2
 def quoted(
     quotes: pl.DataFrame | None,
     decisions: pl.DataFrame,  # ts_known, symbol; in order

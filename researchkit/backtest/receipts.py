@@ -52,7 +52,7 @@ def _before(result: Result) -> pl.DataFrame:  # symbol, ts_known, close, squared
         rows.filter(~pl.col("close").is_nan()).with_columns(pl.col("squared").fill_nan(None)).select(*kinds)
     )
 
-
+# %% ../../nbs/backtest/22_receipts.ipynb #rcp16q1
 def _sigma(bars: pl.DataFrame, result: Result) -> pl.DataFrame:  # began, symbol, sigma: known before that bar
     """Estimate each bar's volatility from the closes before it."""
     hit = splits(result).sort("at").join_asof(
@@ -75,7 +75,7 @@ def _sigma(bars: pl.DataFrame, result: Result) -> pl.DataFrame:  # began, symbol
     sigma = var.forward_fill().shift(1).sqrt().over("symbol").fill_null(0.0)
     return rows.select("symbol", "began", sigma=sigma).filter(pl.col("began").is_not_null())
 
-
+# %% ../../nbs/backtest/22_receipts.ipynb #rcp16q2
 def _running(result: Result) -> pl.DataFrame:  # order, symbol, paid, rated
     """Read what orders that still wait have been charged in an earlier run."""
     kinds: dict[str, Any] = {"order": pl.Int64, "symbol": pl.String, "paid": pl.Float64, "rated": pl.Float64}
@@ -90,7 +90,7 @@ def _running(result: Result) -> pl.DataFrame:  # order, symbol, paid, rated
     }
     return pl.DataFrame(made, schema=kinds).filter(pl.Series(~np.isnan(past.own[:, WANT])))
 
-
+# %% ../../nbs/backtest/22_receipts.ipynb #rcp16q3
 def check_charges(
     fills: pl.DataFrame,  # from `priced`
     result: Result,

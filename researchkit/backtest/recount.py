@@ -22,6 +22,9 @@ from ..frames import INSTANT
 __all__ = ['Story', 'story', 'Recount', 'recount', 'recomputed']
 
 # %% ../../nbs/backtest/21_recount.ipynb #rec07
+_FEES = ("commission", "spread", "slippage", "impact")
+
+
 @dataclass(frozen=True)
 class Story:
     """What one symbol did to the account, session by session; each of shape (r,), money where not said otherwise."""
@@ -122,14 +125,11 @@ def story(
                 earned[off] += money
     fees = np.array([np.bincount(when, fills[c].to_numpy(), r) for c in _FEES])
     paid = np.bincount(when, quantity * price * point, r) + fees.sum(axis=0)
-    notional = np.bincount(when, np.abs(quantity * price) * point, r)
+    notional = np.bincount(when, np.abs(quantity * price) * point, r).astype(np.float64)
     mark = _carried(mark=_marks(symbol, bars, sessions, result) * factor, start=start) / factor
     return Story(
         when, units * factor, mark, units * factor * mark * point, paid, fees, notional, won, earned, owing
     )
-
-
-_FEES = ("commission", "spread", "slippage", "impact")
 
 # %% ../../nbs/backtest/21_recount.ipynb #rec10
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _check_borrow(
     if not np.allclose(told, np.diff(due[at], prepend=0.0), rtol=0.0, atol=1e-9 * capital):
         raise IntegrityError(f"fills of {symbol} tell the wrong borrow")
 
-
+# %% ../../nbs/backtest/21_recount.ipynb #rec10q1
 def _stories(
     result: Result, bars: pl.DataFrame, sessions: NDArray[np.int64]
 ) -> Iterator[tuple[str, pl.DataFrame, Story]]:
@@ -168,7 +168,7 @@ def _stories(
             raise IntegrityError(f"fills of {name} have no bar behind them")
         yield name, rows, story(name, rows, found, sessions, result)
 
-
+# %% ../../nbs/backtest/21_recount.ipynb #rec10q2
 def recount(
     result: Result,
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded

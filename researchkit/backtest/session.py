@@ -208,7 +208,7 @@ class Books(NamedTuple):
     charge_ts: NDArray[np.int64]  # (c,)
     charges: NDArray[np.float64]  # (7, c): five costs, interest, dividends
 
-
+# %% ../../nbs/backtest/13_session.ipynb #ses119q1
 @loop
 def evening_nb(
     r: int, capital: float, held: NDArray[np.int32], n: int, own: NDArray[np.float64], money: NDArray[np.float64],
@@ -235,7 +235,7 @@ def evening_nb(
     account[5, r], account[6, r] = day[NOTIONAL] / capital, cost
     account[7, r], account[8, r] = gross / capital, net / capital
 
-
+# %% ../../nbs/backtest/13_session.ipynb #ses119q2
 @loop
 def charged_nb(
     now: int, c: int, day: NDArray[np.float64], charge_ts: NDArray[np.int64], charges: NDArray[np.float64]

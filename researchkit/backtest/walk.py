@@ -132,7 +132,7 @@ def fits_nb(k: int, row: int, width: int, bars: Bars, of: Decisions, extra: Extr
         rows += 1
     return row + 4 * (rows - k) + of.ts.size + extra.dues.size <= width
 
-
+# %% ../../nbs/backtest/14_walk.ipynb #wlk22aq1
 @loop
 def full_nb(
     at: NDArray[np.int64],  # (9,), where everything stands; moved on
@@ -200,7 +200,7 @@ def widened(block: NDArray[Any], used: int, needed: int) -> NDArray[Any]:
     larger[:, :used] = block[:, :used]
     return larger
 
-
+# %% ../../nbs/backtest/14_walk.ipynb #wlk22bq2
 def walk(
     bars: Bars,
     sessions: int,  # how many distinct ts_known there are

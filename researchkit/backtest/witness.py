@@ -77,7 +77,7 @@ def _quotes(result: Result) -> pl.DataFrame:  # symbol, when, bid, ask; in time
         .select("symbol", when="ts_event", bid="bid_px", ask="ask_px")
     )
 
-
+# %% ../../nbs/backtest/26_witness.ipynb #bro24q1
 def decisions(result: Result, bars: pl.DataFrame) -> pl.DataFrame:  # the columns of `Asked` and `symbol`
     """Put beside each order what it was decided on and what it brings."""
     rules, asked = (
@@ -125,7 +125,7 @@ def decisions(result: Result, bars: pl.DataFrame) -> pl.DataFrame:  # the column
         "symbol", *Asked._fields
     )
 
-
+# %% ../../nbs/backtest/26_witness.ipynb #bro24q2
 def _acts(result: Result, symbol: str, sessions: NDArray[np.int64]) -> list[Act]:
     """List a symbol's splits and delistings after the past, in the order in which they take effect."""
     found = result.market.actions
@@ -225,7 +225,7 @@ def expected(
     made = pl.DataFrame(rows, schema=kinds, orient="row").sort("ts_event", "symbol", "order")
     return made.with_columns(pl.col("ts_event").cast(result.fills.schema["ts_event"])), hands
 
-
+# %% ../../nbs/backtest/26_witness.ipynb #bro28q3
 def _told(row: dict[str, Any]) -> str:
     """One fill in words."""
     return f"{row['reason']} of {row['quantity']:g} {row['symbol']} on {row['ts_event']:%Y-%m-%d} at price {row['price']:g}, order {row['order']}"
@@ -252,7 +252,7 @@ def _apart(got: pl.DataFrame, due: pl.DataFrame) -> str | None:
         else f"there should be no such fill: {_told(got.row(due.height, named=True))}"
     )
 
-
+# %% ../../nbs/backtest/26_witness.ipynb #bro28q4
 def _check_orders(result: Result, hands: dict[str, Hand]) -> None:
     """Refuse orders of another size, or worked at another bar, than the broker's."""
     numbered = result.orders.filter(pl.col("order") > 0).select(
