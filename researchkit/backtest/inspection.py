@@ -209,6 +209,8 @@ def check_exits(fills: pl.DataFrame, result: Result) -> None:  # from `priced`
     rows = rows.filter(pl.col("level").is_not_null() & (pl.col("ts_event") == pl.col("began"))).with_columns(
         recorded="level"
     )
+    if result.fill == "quotes":  # whether a quote came before a split is the second broker's question
+        rows = rows.filter(pl.col("ratio") == 1.0)
     side, stop = pl.col("side"), pl.col("reason") == "stop"
     near = 1e-12 * pl.col("level").abs()
     beyond = (
