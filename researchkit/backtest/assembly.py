@@ -17,13 +17,13 @@ from .longbar import Extra
 from .market import Market, acted, finer_of, marks_of
 from .rows import Rows
 from .rules import Rules, bracketed
-from .slots import DUE, NEVER
+from .slots import DUE, NEVER, SPLIT
 from .state import DUES, WAITING, State, last_closes
 from .trade import Rates
 from ..frames import INSTANT
 
 # %% auto #0
-__all__ = ['MODES', 'terms_of', 'wanted', 'decided', 'queue_up', 'extra_of', 'inherited', 'late_closes', 'left_behind']
+__all__ = ['MODES', 'terms_of', 'wanted', 'decided', 'queue_up', 'extra_of', 'late_closes', 'left_behind']
 
 # %% ../../nbs/backtest/18_assembly.ipynb #asm07
 MODES = {"next_open": AT_OPEN, "next_close": AT_CLOSE, "quotes": AT_QUOTES}
@@ -135,12 +135,6 @@ def extra_of(
         np.argsort(events[4], kind="stable"), tuple(np.array(x) for x in marks_of(market.marks, bars)),  # type: ignore[arg-type]
     )  # fmt: skip
 
-
-def inherited(
-    state: State, exits: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
-) -> None:
-    """Say what an inherited decision brings: its own exits, which its number still finds."""
-
 # %% ../../nbs/backtest/18_assembly.ipynb #asm17
 def late_closes(
     bars: Rows,
@@ -154,6 +148,18 @@ def late_closes(
     return closes_of(bars, last_closes(state))
 
 
+def _in_shares_of_today(
+    closes: pl.DataFrame, names: list[str], extra: Extra | None, clock: int
+) -> pl.DataFrame:
+    """Divide closes by the splits that the run has booked since."""
+    found = closes
+    for ts, who, kind, ratio in [] if extra is None else zip(*extra.events[:4], strict=True):
+        if kind == SPLIT and ts < clock:
+            before = (pl.col("symbol") == names[who]) & (pl.col("known").to_physical() <= int(ts))
+            found = found.with_columns(close=pl.when(before).then(pl.col("close") / ratio).otherwise("close"))
+    return found
+
+# %% ../../nbs/backtest/18_assembly.ipynb #asm17q1
 def left_behind(
     bars: Rows,
     of: Decisions,
@@ -184,6 +190,7 @@ def left_behind(
             ts_pay=pl.Series(pay).cast(INSTANT), money=pl.Series(extra.dues[open_])
         )  # fmt: skip
     if closes is not None:
+        closes = _in_shares_of_today(closes, bars.symbols, extra, clock)
         here = pl.lit(clock).cast(INSTANT)
         last = (
             closes.filter(pl.col("available") <= here)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .loops import loop
-from .slots import CLOSE, DUE, EARLIER, HELD, KNOWN, LATCH, MARK, MULT, NEVER, PROFIT
+from .slots import AIM, CLOSE, DUE, EARLIER, HELD, KNOWN, LATCH, MARK, MULT, NEVER, PROFIT
 from .trade import Rates
 
 # %% auto #0
-__all__ = ['AT_OPEN', 'AT_CLOSE', 'AT_QUOTES', 'Bars', 'Decisions', 'Terms', 'sized_nb', 'asked_nb', 'arrived_nb', 'marked_nb',
-           'Out']
+__all__ = ['AT_OPEN', 'AT_CLOSE', 'AT_QUOTES', 'Bars', 'Decisions', 'Terms', 'whole_nb', 'sized_nb', 'asked_nb', 'arrived_nb',
+           'marked_nb', 'Out']
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar07
 class Bars(NamedTuple):
@@ -58,10 +58,22 @@ AT_OPEN, AT_CLOSE, AT_QUOTES = range(3)
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar10
 @loop
+def whole_nb(units: float, lot: float) -> float:
+    """Cut towards zero to whole lots; without a lot any fraction will do."""
+    if lot <= 0.0:
+        return units
+    near = np.rint(units / lot)
+    slack = 1e-9 * max(1.0, abs(near))
+    return float((near if abs(units / lot - near) <= slack else np.trunc(units / lot)) * lot)
+
+
+@loop
 def sized_nb(target: float, close: float, mult: float, terms: Terms) -> float:
-    """Turn a target into a quantity; NaN or infinite where the close does not allow it."""
+    """Turn a target into a quantity; NaN or infinite where the close does not allow it. Nothing needs no close."""
+    if target == 0.0:
+        return 0.0
     quantity = target * terms.capital / (abs(close) * mult)
-    return np.trunc(quantity / terms.lot) * terms.lot if terms.lot > 0.0 else quantity
+    return float(whole_nb(quantity, terms.lot)) if terms.lot > 0.0 else quantity
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar14
 @loop
@@ -73,6 +85,7 @@ def asked_nb(
     mine = m[CLOSE] if seen[s, KNOWN] <= of.ts[d] else m[EARLIER]
     close = of.closes[d] if of.closes.size else mine
     of.quantity[d] = sized_nb(of.target[d], close, m[MULT], terms)
+    seen[s, AIM] = np.int64(np.sign(of.target[d]))
     if m[LATCH] != 0.0:
         if of.target[d] * m[LATCH] > 0.0:
             return False

@@ -40,24 +40,26 @@ def first_nb(
     side: float,
     stop: float,
     take: float,
-    begin: int,  # ns, the bar that went through both
+    begin: int,  # ns, the bar that reached an exit, or the instant of an entry inside it
     end: int,  # ns, exclusive
     finer: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-) -> int:  # STOPPED, TAKEN, or -1: the finer bars do not decide
+) -> tuple[
+    int, float, int
+]:  # STOPPED or TAKEN, its price, the bar's instant; -1: neither, -2: one went through both
     """Ask the finer bars of one symbol (ts_event, open, high, low; ascending) what was touched first."""
     ts, opens, highs, lows = finer
     i = np.searchsorted(ts, begin)
     while i < ts.size and ts[i] < end:
         gap = gapped_nb(side, opens[i], stop, take)
         if gap >= 0:
-            return int(gap)
+            return gap, opens[i], ts[i]
         hit, beyond = through_nb(side, highs[i], lows[i], stop, take)
         if hit:
-            return -1 if beyond else STOPPED
+            return -2 if beyond else STOPPED, stop, ts[i]
         if beyond:
-            return TAKEN
+            return TAKEN, take, ts[i]
         i += 1
-    return -1
+    return -1, np.nan, begin
 
 # %% ../../nbs/backtest/10_brackets.ipynb #brk15
 @loop
@@ -67,20 +69,32 @@ def touched_nb(
     low: float,
     stop: float,
     take: float,
-    span: tuple[int, int],  # begin and end of the bar, ns
+    span: tuple[
+        int, int
+    ],  # begin and end of the bar, ns; the instant of an entry inside the bar is its begin
     finer: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     counts: NDArray[np.int64],  # of exits; moved on
-) -> int:  # STOPPED, TAKEN or -1
+    inside: bool,  # the position was opened inside the bar: its high and low may be older, only finer bars count
+) -> tuple[
+    int, float, int
+]:  # STOPPED or TAKEN, its price, when: the bar's begin, or the finer bar's inside it; -1: none
     """Decide which exit a bar made, and count the bars that do not say."""
     hit, beyond = through_nb(side, high, low, stop, take)
     if not (hit or beyond):
-        return -1
+        return -1, np.nan, span[0]
+    said, price, ts = first_nb(side, stop, take, span[0], span[1], finer)
+    if not inside:
+        ts = span[0]
+    else:
+        if said == -1:
+            return -1, np.nan, ts
+        hit, beyond = said != TAKEN, said != STOPPED
     counts[TOUCHED] += 1
     if not (hit and beyond):
-        return STOPPED if hit else TAKEN
+        plain, level = (STOPPED, stop) if hit else (TAKEN, take)
+        return plain, price if said == plain else level, ts
     counts[BOTH] += 1
-    said = first_nb(side, stop, take, span[0], span[1], finer)
     if said < 0:
-        return STOPPED
+        return STOPPED, stop, ts
     counts[RESOLVED] += 1
-    return int(said)
+    return said, price, ts

@@ -92,6 +92,18 @@ def _terms(fill: str, capital: float, rules: Rules, state: State | None) -> None
         )
 
 
+def _same_terms(before: State, symbols: list[str], own: NDArray[np.float64], seen: NDArray[np.int64]) -> None:
+    """Refuse to go on with positions whose contract is now another one."""
+    from researchkit.backtest.slots import HELD, MULT, UNFUNDED
+
+    for i, name in enumerate(before.symbols):
+        k, was = symbols.index(name), (before.own[i, MULT], before.seen[i, UNFUNDED])
+        if before.own[i, HELD] != 0.0 and was != (own[k, MULT], seen[k, UNFUNDED]):
+            raise ValueError(
+                f"contracts: {name} is held at {was[0]:g} a point, and now it is {own[k, MULT]:g}: hand over the same terms"
+            )
+
+
 def _sized(quantity: NDArray[np.float64], found: tuple[NDArray[Any], ...], symbols: list[str]) -> None:
     """Refuse a run in which a decision could not be sized."""
     if (bad := np.flatnonzero(~np.isfinite(quantity))).size:
@@ -135,12 +147,13 @@ def simulate(
         raise ValueError("bars: they must begin after the last session of the state")
     own, seen, targets = spread_out(before, seen_bars.symbols)
     own[:, MULT], own[:, TICK], seen[:, UNFUNDED] = contracts_of(market.contracts, seen_bars.symbols)
+    _same_terms(before, seen_bars.symbols, own, seen)
     found = assembly.decided(signals, seen_bars.symbols, before, targets)
     names = pl.Series("symbol", seen_bars.symbols, dtype=pl.String)
     long = assembly.wanted(costs, rules, market, fill)
     closes = assembly.late_closes(seen_bars, before, always=fill == "quotes")
     asked = books.keyed(found[0], found[1], names)
-    quotes = quoted(market.quotes, asked) if fill == "quotes" else None
+    quotes = quoted(market.quotes, asked, market.futures) if fill == "quotes" else None
     known = None if closes is None else known_closes(asked, closes)
     when = None if quotes is None else quotes[0]
     of = assembly.queue_up(found, len(seen_bars.symbols), seen, before.waiting, when, known)

@@ -20,17 +20,21 @@ from researchkit.backtest.bar import (
     arrived_nb,
     asked_nb,
     marked_nb,
+    whole_nb,
 )  # fmt: skip
-from .brackets import gapped_nb, touched_nb
+from .brackets import gapped_nb, through_nb, touched_nb
 from .loops import loop
 from researchkit.backtest.slots import (
+    AIM,
     CLOSE,
     DECIDED,
     DUE,
     ENTRY,
     EXPIRED,
+    F_TS,
     HELD,
     INDEX,
+    KNOWN,
     LATCH,
     LEFT,
     NEVER,
@@ -40,7 +44,6 @@ from researchkit.backtest.slots import (
     RETURNS,
     SINCE,
     STOP,
-    STOPPED,
     TAKE,
     TOUCHED,
     VAR,
@@ -52,7 +55,8 @@ from researchkit.backtest.slots import (
 from .trade import How, trade_nb
 
 # %% auto #0
-__all__ = ['Extra', 'room_nb', 'armed_nb', 'wait_nb', 'Place', 'work_nb', 'leave_nb', 'quoted_nb', 'varied_nb', 'long_bar_nb']
+__all__ = ['Extra', 'room_nb', 'armed_nb', 'wait_nb', 'Place', 'work_nb', 'leave_nb', 'quoted_nb', 'varied_nb', 'reached_nb',
+           'long_bar_nb']
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng07
 class Extra(NamedTuple):
@@ -87,8 +91,7 @@ class Extra(NamedTuple):
 def room_nb(volume: float, x: Extra, lot: float) -> float:
     """Say how many units of this bar may be traded, infinity without a limit."""
     if x.cap > 0.0:
-        most = x.cap * volume
-        return np.floor(most / lot) * lot if lot > 0.0 else most
+        return float(whole_nb(x.cap * volume, lot))
     return 0.0 if x.by_volume and volume == 0.0 else np.inf
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng13
@@ -159,7 +162,8 @@ def leave_nb(
     """Close the position for a reason of its own, and remember which side was closed."""
     s, m = here.s, own[here.s]
     held, side = m[HELD], np.sign(m[HELD])
-    m[LATCH], m[STOP], m[TAKE], seen[s, LEFT] = side, np.nan, np.nan, 0
+    m[LATCH] = side if seen[s, AIM] * side > 0.0 else 0.0
+    m[STOP], m[TAKE], seen[s, LEFT] = np.nan, np.nan, 0
     if m[WANT] * side > 0.0:
         m[WANT] = np.nan
     move, paid, rated = min(abs(held), left), m[PAID], m[RATED]
@@ -214,6 +218,20 @@ def varied_nb(s: int, close: float, own: NDArray[np.float64], seen: NDArray[np.i
         m[VAR] = r * r if seen[s, RETURNS] == 0 else 0.94 * m[VAR] + 0.06 * r * r
         seen[s, RETURNS] += 1
 
+
+@loop
+def reached_nb(
+    k: int, s: int, since: int, inside: bool, bars: Bars, x: Extra, m: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[int, float, int]:  # STOPPED or TAKEN, its price and instant, -1: no exit  # fmt: skip
+    """Ask bar `k`, and finer bars in it from `since` on, whether the position of symbol `s` was stopped or taken."""
+    side, high, low = np.sign(m[HELD]), x.high[k], x.low[k]
+    hit, beyond = through_nb(side, high, low, m[STOP], m[TAKE])
+    if not (hit or beyond):
+        return -1, np.nan, since
+    a, b = x.fine_first[s], x.fine_first[s + 1]
+    finer = (x.fine[0][a:b], x.fine[1][a:b], x.fine[2][a:b], x.fine[3][a:b])
+    return touched_nb(side, high, low, m[STOP], m[TAKE], (since, bars.ts_known[k]), finer, counts, inside)  # type: ignore[no-any-return]
+
 # %% ../../nbs/backtest/12_longbar.ipynb #lng23
 @loop
 def long_bar_nb(
@@ -222,22 +240,25 @@ def long_bar_nb(
 ) -> int:  # the next free fill after this bar  # fmt: skip
     """Walk one symbol through one bar."""
     s, ts, known, o, c = bars.symbol[k], bars.ts_event[k], bars.ts_known[k], bars.open[k], bars.close[k]
-    m, left, was = own[s], room_nb(x.volume[k], x, terms.lot), row
+    m, left, most = own[s], room_nb(x.volume[k], x, terms.lot), out.counts[TOUCHED]
     here = Place(s, ts, ts if terms.mode == AT_OPEN else known, x.volume[k] if x.by_volume else 0.0)
-    late, fresh, entry = False, False, seen[s, ENTRY]
+    if terms.mode == AT_QUOTES and seen[s, DUE] <= ts:
+        row = quoted_nb(here, ts, own, seen, of, x, terms, out, ints, floats, row)
+    late, inside, entry = False, False, seen[s, ENTRY]
     if m[HELD] != 0.0:
         gap = gapped_nb(np.sign(m[HELD]), o, m[STOP], m[TAKE])
         if gap >= 0:
             out.counts[TOUCHED] += 1
             row, left = leave_nb(o, gap, left, here, own, seen, terms, out, ints, floats, row)
-        elif seen[s, LEFT] > 0:
+        elif seen[s, LEFT] > 0 and seen[s, SINCE] <= seen[s, KNOWN]:
             seen[s, LEFT] -= 1
             late = seen[s, LEFT] == 0
     if terms.mode == AT_QUOTES:
-        was = row
         if seen[s, DUE] <= known:
+            was = row
             row = quoted_nb(here, known, own, seen, of, x, terms, out, ints, floats, row)
-        fresh = row > was
+            inside = seen[s, ENTRY] != entry
+            here = Place(s, ints[F_TS, row - 1] if row > was else ts, known, here.volume)
     elif seen[s, DUE] <= ts:
         d = arrived_nb(s, ts, own, seen, of, terms)
         if d >= 0:
@@ -246,17 +267,13 @@ def long_bar_nb(
         if late and m[HELD] != 0.0:
             row, left = leave_nb(o, EXPIRED, left, here, own, seen, terms, out, ints, floats, row)
         row, left = work_nb(o, left, here, own, seen, of, x, terms, out, ints, floats, row)
-    if m[HELD] != 0.0 and not fresh and not (np.isnan(m[STOP]) and np.isnan(m[TAKE])):
-        a, b = x.fine_first[s], x.fine_first[s + 1]
-        finer = (x.fine[0][a:b], x.fine[1][a:b], x.fine[2][a:b], x.fine[3][a:b])
-        hit = touched_nb(
-            np.sign(m[HELD]), x.high[k], x.low[k], m[STOP], m[TAKE], (ts, known), finer, out.counts
-        )
+    if m[HELD] != 0.0 and not (np.isnan(m[STOP]) and np.isnan(m[TAKE])):
+        hit, price, when = reached_nb(k, s, here.ts, inside, bars, x, m, out.counts)
         if hit >= 0:
-            price = m[STOP] if hit == STOPPED else m[TAKE]
-            row, left = leave_nb(price, hit, left, here, own, seen, terms, out, ints, floats, row)
+            there = Place(s, when, here.at, here.volume)
+            row, left = leave_nb(price, hit, left, there, own, seen, terms, out, ints, floats, row)
     if terms.mode != AT_OPEN:
-        if late and m[HELD] != 0.0 and m[LATCH] == 0.0 and seen[s, ENTRY] == entry:
+        if late and m[HELD] != 0.0 and out.counts[TOUCHED] == most and seen[s, ENTRY] == entry:
             row, left = leave_nb(c, EXPIRED, left, here, own, seen, terms, out, ints, floats, row)
         row, left = work_nb(c, left, here, own, seen, of, x, terms, out, ints, floats, row)
     if x.by_volume:

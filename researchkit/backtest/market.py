@@ -75,10 +75,16 @@ _ACTIONS: dict[str, Any] = {
     "amount": pl.Float64,
     "ts_pay": INSTANT,
 }
+_ACTING = {"dividend": 0, "special": 0, "split": 1, "delisting": 2}  # at one instant, in this order
 _KINDS = {"split": SPLIT, "dividend": CASH_PAID, "special": CASH_PAID, "delisting": DELISTING}
 SHUMWAY = 0.70
 
 
+def _apart(actions: pl.DataFrame) -> list[str]:
+    """Name the column that tells equal rows apart, where there is one."""
+    return [c for c in ("ordinal",) if c in actions.columns]
+
+# %% ../../nbs/backtest/08_market.ipynb #mkt11q1
 def acted(
     actions: pl.DataFrame | None,
     symbols: list[str],
@@ -90,25 +96,20 @@ def acted(
         _ACTIONS,
         ("ratio", "amount", "ts_pay"),
     )
+    if actions is not None and (twice := actions.select(*_ACTIONS, *_apart(actions)).is_duplicated()).any():
+        row = made.filter(twice).row(0, named=True)
+        raise SchemaError(
+            f"actions: {row['kind']} of {row['symbol']} at {row['ts_event']:%Y-%m-%d} stands there twice"
+        )
     if (bad := made.filter(~pl.col("kind").is_in(list(_KINDS)))).height:
         raise ValueError(
             f"actions: kind must be one of {', '.join(_KINDS)}, got '{bad['kind'][0]}' for {bad['symbol'][0]}"
         )
-    left = (
-        pl.when(kind := pl.col("kind") == "delisting")
-        .then(pl.col("ratio").fill_null(SHUMWAY))
-        .otherwise("ratio")
-    )
+    left = pl.when(pl.col("kind") == "delisting").then(pl.col("ratio").fill_null(SHUMWAY)).otherwise("ratio")
     valued = made.with_columns(
         value=pl.when(pl.col("kind").is_in(["dividend", "special"])).then("amount").otherwise(left)
     )
-    least = (
-        pl.when(pl.col("kind") == "split")
-        .then(pl.col("value") > 0)
-        .when(kind)
-        .then(pl.col("value") >= 0)
-        .otherwise(True)
-    )
+    least = pl.when(pl.col("kind") == "split").then(pl.col("value") > 0).otherwise(pl.col("value") >= 0)
     if (bad := valued.filter(~(pl.col("value").is_finite() & least).fill_null(value=False))).height:
         row = bad.row(0, named=True)
         raise ValueError(
@@ -116,7 +117,8 @@ def acted(
         )
     if valued.filter(pl.col("ts_pay") < pl.col("ts_event")).height:
         raise ValueError("actions: a dividend is paid before its ex-date")
-    return placed(valued, symbols).sort("ts_event", maintain_order=True).select(
+    ordered = valued.with_columns(acting=pl.col("kind").replace_strict(_ACTING, return_dtype=pl.Int64))
+    return placed(ordered, symbols).sort("ts_event", "place", "acting", "value", "ts_pay").select(
         "ts_event", "place", code=pl.col("kind").replace_strict(_KINDS, return_dtype=pl.Int64), value="value", ts_pay=pl.coalesce("ts_pay", "ts_event")
     )  # fmt: skip
 
@@ -175,12 +177,13 @@ def marks_of(
         raise ValueError("marks: a mark must be finite")
     return Marks(known, column(found["place"]), column(found["mark"]))
 
-
+# %% ../../nbs/backtest/08_market.ipynb #mkt18q2
 def quoted(
     quotes: pl.DataFrame | None,
     decisions: pl.DataFrame,  # ts_known, symbol; in order
+    signed: frozenset[str] = frozenset(),  # futures: their quotes may be zero or negative
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:  # instant (NEVER: none), bid, ask
-    """Find the first usable quote at or after each decision: both sides there, and not crossed."""
+    """Find the first usable quote at or after each decision: both sides there, not crossed, at prices that exist."""
     from researchkit.backtest.rows import floats_of
 
     if quotes is None:
@@ -191,11 +194,14 @@ def quoted(
         {"ts_event": INSTANT, "symbol": pl.String, "bid_px": pl.Float64, "ask_px": pl.Float64},
         ("bid_px", "ask_px"),
     )
-    usable = made.filter(
+    whole = (
         pl.col("bid_px").is_finite() & pl.col("ask_px").is_finite() & (pl.col("bid_px") <= pl.col("ask_px"))
     )
+    order = [c for c in ("ts_event", "sequence", "ordinal") if c in quotes.columns]
+    made = quotes.sort(order, maintain_order=True).select(made.columns)
+    usable = made.filter(whole & ((pl.col("bid_px") > 0) | pl.col("symbol").is_in(sorted(signed))))
     met = decisions.select("ts_known", "symbol").with_row_index("d").sort("ts_known").join_asof(
-        usable.sort("ts_event", maintain_order=True), left_on="ts_known", right_on="ts_event", by="symbol", strategy="forward",
+        usable, left_on="ts_known", right_on="ts_event", by="symbol", strategy="forward",
         coalesce=False, check_sortedness=False,
     ).sort("d")  # fmt: skip
     return (

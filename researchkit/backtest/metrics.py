@@ -240,5 +240,7 @@ def _of_trades(result: Result) -> dict[str, float | None]:
         .agg(pl.col("price").last())
     )
     marks = dict(last.iter_rows())
-    trips = trades.round_trips(result.fills, marks=marks, points=trades.multipliers(result.positions))
+    trips = trades.round_trips(
+        result.fills, marks=marks, points=trades.multipliers(result.positions), actions=result.market.actions
+    )
     return trades.measures(trips, capital=result.capital)

@@ -5,6 +5,7 @@
 # %% ../../nbs/backtest/21_recount.ipynb #rec04
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,20 +14,29 @@ from numpy.typing import NDArray
 
 from .fills import Result
 from .inspection import checked_bars, contract_terms
-from .slots import HELD, MARK, MULT
+from .slots import HELD, MARK, MULT, OWED
 from ..errors import IntegrityError
 from ..frames import INSTANT
 
 # %% auto #0
-__all__ = ['Story', 'story', 'recomputed']
+__all__ = ['Story', 'story', 'Recount', 'recount', 'recomputed']
 
 # %% ../../nbs/backtest/21_recount.ipynb #rec07
+_FEES = ("commission", "spread", "slippage", "impact")
+
+
 @dataclass(frozen=True)
 class Story:
-    """What one symbol did to the account, session by session; each of shape (r,), money."""
+    """What one symbol did to the account, session by session; each of shape (r,), money where not said otherwise."""
 
+    when: NDArray[np.int64]  # (fills,), the session of each fill
+    units: NDArray[np.float64]  # held in the evening
+    mark: NDArray[np.float64]  # price
     value: NDArray[np.float64]  # of the position at the mark
     paid: NDArray[np.float64]  # cash that left for purchases and costs
+    fees: NDArray[np.float64]  # (4, r): commission, spread, slippage, impact
+    notional: NDArray[np.float64]  # traded
+    won: NDArray[np.float64]  # dividends, on the day on which they were earned
     earned: NDArray[np.float64]  # dividends received in cash
     owing: NDArray[np.float64]  # dividends on their way
 
@@ -38,22 +48,42 @@ def _carried(mark: NDArray[np.float64], start: float) -> NDArray[np.float64]:
 
 
 def _actions(result: Result, symbol: str) -> list[tuple[int, str, float, float, int]]:
-    """List a symbol's actions after the past: instant, kind, ratio, amount, pay; ns."""
+    """List a symbol's actions after the past, cash before splits: instant, kind, ratio, amount, pay; ns."""
     found = result.market.actions
     if found is None:
         return []
     after = result.past.clock if result.past is not None else 0
-    rows = found.filter((pl.col("symbol") == symbol) & (pl.col("ts_event").to_physical() >= after)).sort(
-        "ts_event", maintain_order=True
-    )
-    paid = pl.coalesce("ts_pay", "ts_event").to_physical()
-    return rows.select(
-        pl.col("ts_event").to_physical(),
-        "kind",
-        pl.col("ratio").fill_null(1.0),
-        pl.col("amount").fill_null(0.0),
-        paid.alias("ts_pay"),
-    ).rows()
+    mine = found.filter((pl.col("symbol") == symbol) & (pl.col("ts_event").to_physical() >= after))
+    return mine.select(
+        pl.col("ts_event").to_physical(), "kind", pl.col("ratio").fill_null(1.0), pl.col("amount").fill_null(0.0),
+        pl.coalesce("ts_pay", "ts_event").to_physical().alias("ts_pay"),
+    ).sort("ts_event", pl.col("kind") == "split", maintain_order=True).rows()  # fmt: skip
+
+# %% ../../nbs/backtest/21_recount.ipynb #rec07b
+def _sessions_of(
+    fills: pl.DataFrame, bars: pl.DataFrame, sessions: NDArray[np.int64], loose: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Find the session of each fill of one symbol; `loose` ones have an instant of their own."""
+    known, began = (bars[c].to_physical().to_numpy() for c in ("ts_known", "ts_event"))
+    at, order = fills["ts_event"].to_physical().to_numpy(), fills["order"].to_numpy()
+    when = np.searchsorted(sessions, at, side="right")
+    if known.size:
+        bar = np.where(loose, np.searchsorted(known, at), np.searchsorted(began, at, side="right") - 1)
+        when = np.where(order == 0, when, np.searchsorted(sessions, known[np.clip(bar, 0, known.size - 1)]))
+    return when
+
+
+def _marks(
+    symbol: str, bars: pl.DataFrame, sessions: NDArray[np.int64], result: Result
+) -> NDArray[np.float64]:  # (r,), NaN: no bar
+    """Lay out closes, and settlements in their place."""
+    mark = np.full(sessions.size, np.nan)
+    mark[np.searchsorted(sessions, bars["ts_known"].to_physical().to_numpy())] = bars["close"].to_numpy()
+    if result.market.marks is not None:
+        settled = result.market.marks.filter(pl.col("symbol") == symbol)
+        at = np.searchsorted(sessions, settled["ts_known"].to_physical().to_numpy())
+        mark[at] = settled["mark"].to_numpy()
+    return mark
 
 # %% ../../nbs/backtest/21_recount.ipynb #rec08
 def story(
@@ -64,102 +94,159 @@ def story(
     result: Result,
 ) -> Story:
     """Add one symbol up."""
-    known, began = (bars[c].to_physical().to_numpy() for c in ("ts_known", "ts_event"))
     terms = contract_terms(result).filter(pl.col("symbol") == symbol)["multiplier"]
-    point, past = (float(terms[0]) if terms.len() else 1.0), result.past
+    point, past, r = (float(terms[0]) if terms.len() else 1.0), result.past, sessions.size
     held, start = 0.0, np.nan
     if past is not None and symbol in past.symbols:
         held, start = (float(past.own[past.symbols.index(symbol), c]) for c in (HELD, MARK))
-    mark = np.full(sessions.size, np.nan)
-    mark[np.searchsorted(sessions, known)] = bars["close"].to_numpy()
-    if result.market.marks is not None:
-        settled = result.market.marks.filter(pl.col("symbol") == symbol)
-        mark[np.searchsorted(sessions, settled["ts_known"].to_physical().to_numpy())] = settled[
-            "mark"
-        ].to_numpy()
-    # the session of each fill: of the bar that it is in, or that comes after it
     at, order = fills["ts_event"].to_physical().to_numpy(), fills["order"].to_numpy()
     loose = (order > 0) & (result.fill == "quotes")
-    bar = np.where(loose, np.searchsorted(known, at, side="left"), np.searchsorted(began, at, side="left"))
-    when = np.searchsorted(sessions, known[np.minimum(bar, known.size - 1)])
-    when = np.where(order == 0, np.searchsorted(sessions, at, side="right"), when)
-    actions = _actions(result, symbol)
-    factor = np.ones(sessions.size)
+    when = _sessions_of(fills, bars, sessions, loose)
+    quantity, price = fills["quantity"].to_numpy(), fills["price"].to_numpy()
+    factor, then, actions = np.ones(r), np.ones(when.size), _actions(result, symbol)
     for ts, kind, ratio, _, _ in actions:
         if kind == "split":
-            factor[np.searchsorted(sessions, ts, side="right") :] *= ratio
-    quantity = fills["quantity"].to_numpy()
-    costs = sum(fills[c].to_numpy() for c in ("commission", "spread", "slippage", "impact"))
-    paid = np.bincount(when, quantity * fills["price"].to_numpy() * point + costs, sessions.size)
-    units = held + np.cumsum(np.bincount(when, quantity / factor[when], sessions.size))
-    before = np.concatenate([[held], units[:-1]])
-    earned, owing, running = np.zeros(sessions.size), np.zeros(sessions.size), 1.0
+            on = int(np.searchsorted(sessions, ts, side="right"))
+            factor[on:] *= ratio
+            then[(when > on) | ((when == on) & ~(loose & (at < ts)))] *= ratio
+    units = held + np.cumsum(np.bincount(when, quantity / then, r))
+    units[np.abs(units) <= 1e-12 * max(abs(held), np.abs(quantity / then).sum())] = 0.0
+    before = np.concatenate([[held], units])
+    won, earned, owing, running = *np.zeros((3, r)), 1.0
     for ts, kind, ratio, amount, pay in actions:
         on, off = (int(np.searchsorted(sessions, t, side="right")) for t in (ts, pay))
-        if kind == "split":
-            running *= ratio
-        elif kind in ("dividend", "special") and on < sessions.size:
-            money = before[on] * running * amount * point
+        running *= ratio if kind == "split" else 1.0
+        if kind in ("dividend", "special") and on < r:
+            early = (quantity / then)[loose & (when == on) & (at < ts)].sum()
+            money = (before[on] + early) * running * amount * point
+            won[on] += money
             owing[on:off] += money
-            if off < sessions.size:
+            if off < r:
                 earned[off] += money
-    value = units * factor * (_carried(mark * factor, start) / factor) * point
-    return Story(value, paid, earned, owing)
+    fees = np.array([np.bincount(when, fills[c].to_numpy(), r) for c in _FEES])
+    paid = np.bincount(when, quantity * price * point, r) + fees.sum(axis=0)
+    notional = np.bincount(when, np.abs(quantity * price) * point, r).astype(np.float64)
+    mark = _carried(mark=_marks(symbol, bars, sessions, result) * factor, start=start) / factor
+    return Story(
+        when, units * factor, mark, units * factor * mark * point, paid, fees, notional, won, earned, owing
+    )
 
 # %% ../../nbs/backtest/21_recount.ipynb #rec10
+@dataclass(frozen=True)
+class Recount:
+    """The books as fills, prices and actions alone give them."""
+
+    account: pl.DataFrame  # ts_known, cash, position_value, equity, turnover
+    charges: pl.DataFrame  # ts_known, the five costs, interest, dividend: one row a session
+    positions: pl.DataFrame  # ts_known, symbol, quantity, price, value
+
+
+def _check_borrow(
+    symbol: str, fills: pl.DataFrame, when: NDArray[np.int64], due: NDArray[np.float64], capital: float
+) -> None:
+    """Refuse fills that tell another loan than the one that ran up (`due`, (r,), since the beginning)."""
+    at = np.unique(when)
+    told = np.bincount(when, fills["borrow"].to_numpy(), due.size)[at]
+    if not np.allclose(told, np.diff(due[at], prepend=0.0), rtol=0.0, atol=1e-9 * capital):
+        raise IntegrityError(f"fills of {symbol} tell the wrong borrow")
+
+# %% ../../nbs/backtest/21_recount.ipynb #rec10q1
+def _stories(
+    result: Result, bars: pl.DataFrame, sessions: NDArray[np.int64]
+) -> Iterator[tuple[str, pl.DataFrame, Story]]:
+    """Tell the stories of all symbols that were traded or held, by name."""
+    past, none = result.past, result.fills[:0]
+    held = (
+        [] if past is None else [s for s, own in zip(past.symbols, past.own, strict=True) if own[HELD] != 0]
+    )
+    names = sorted({*result.fills["symbol"].unique().to_list(), *held})
+    mine = bars.filter(pl.col("symbol").is_in(names)).partition_by("symbol", as_dict=True)
+    traded = result.fills.partition_by("symbol", as_dict=True)
+    for name in names:
+        rows, found = traded.get((name,), none), mine.get((name,), bars[:0])
+        if found.height == 0 and (rows["order"] != 0).any():
+            raise IntegrityError(f"fills of {name} have no bar behind them")
+        yield name, rows, story(name, rows, found, sessions, result)
+
+# %% ../../nbs/backtest/21_recount.ipynb #rec10q2
+def recount(
+    result: Result,
+    bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
+) -> Recount:  # raises IntegrityError for fills without bars and for loans that do not add up
+    """Rebuild the books from what was traded and what the prices were."""
+    checked, past, costs = checked_bars(result, bars), result.past, result.costs
+    sessions = np.unique(checked["ts_known"].to_physical().to_numpy())
+    r, known = sessions.size, pl.Series("ts_known", sessions).cast(INSTANT)
+    days = np.diff(sessions, prepend=sessions[0] if past is None else past.clock) / 86_400e9
+    value, flow, owing, unfunded, notional, won, borrow = np.zeros((7, r))
+    fees, first, held = np.zeros((4, r)), 0.0, []
+    for name, rows, told in _stories(result, checked, sessions):
+        start, owed = 0.0, 0.0
+        if past is not None and name in past.symbols:
+            own = past.own[past.symbols.index(name)]
+            start, owed = float(own[HELD] * own[MARK] * own[MULT]), float(own[OWED])
+        loan = -np.minimum(np.concatenate([[start], told.value[:-1]]), 0.0) * days * costs.borrow_rate / 360
+        if name in result.market.futures:
+            loan, unfunded, first = np.zeros(r), unfunded + told.value, first + start
+        _check_borrow(name, rows, told.when, owed + np.cumsum(loan), result.capital)
+        value, owing, won, borrow = value + told.value, owing + told.owing, won + told.won, borrow + loan
+        flow, fees, notional = (
+            flow + told.earned - told.paid - loan,
+            fees + told.fees,
+            notional + told.notional,
+        )
+        some = told.units != 0.0
+        held.append(pl.DataFrame({"ts_known": known.filter(some), "symbol": [name] * int(some.sum()), "quantity": told.units[some], "price": told.mark[some], "value": told.value[some]}))  # fmt: skip
+    _late_dividends(result, sessions, owing, flow)
+    cash, interest = _with_interest(
+        result.capital if past is None else float(past.money[0]),
+        flow,
+        (unfunded, first),
+        days * costs.interest_rate / 360,
+    )
+    account = pl.DataFrame(
+        {
+            "ts_known": known,
+            "cash": cash,
+            "position_value": value + owing,
+            "turnover": notional / result.capital,
+        }
+    )
+    kinds = dict(zip((*_FEES, "borrow", "interest", "dividend"), (*fees, borrow, interest, won), strict=True))
+    empty = pl.DataFrame(
+        schema={
+            "ts_known": INSTANT,
+            "symbol": pl.String,
+            "quantity": pl.Float64,
+            "price": pl.Float64,
+            "value": pl.Float64,
+        }
+    )
+    return Recount(
+        account.with_columns(equity=pl.col("cash") + pl.col("position_value")), pl.DataFrame({"ts_known": known, **kinds}),
+        pl.concat([empty, *held]).sort("ts_known", "symbol"),
+    )  # fmt: skip
+
+
 def recomputed(
     result: Result,
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
-) -> pl.DataFrame:  # ts_known, position_value, cash, equity: from fills, prices and actions alone
-    """Rebuild the account from what was traded and what the prices were."""
-    checked = checked_bars(result, bars)
-    sessions = np.unique(checked["ts_known"].to_physical().to_numpy())
-    past, costs = result.past, result.costs
-    inherited = (
-        [] if past is None else [s for s, own in zip(past.symbols, past.own, strict=True) if own[HELD] != 0]
-    )
-    symbols = sorted({*result.fills["symbol"].unique().to_list(), *inherited})
-    chosen = pl.col("symbol").is_in(symbols)
-    by_symbol = {str(k[0]): v for k, v in checked.filter(chosen).partition_by("symbol", as_dict=True).items()}
-    traded = {str(k[0]): v for k, v in result.fills.partition_by("symbol", as_dict=True).items()}
-    futures = result.market.futures
-    clock = sessions[0] if past is None else past.clock
-    days = np.diff(sessions, prepend=clock) / 86_400e9
-    value, cash_flow, owing, unfunded = np.zeros((4, sessions.size))
-    first_unfunded = 0.0
-    for symbol in symbols:
-        if symbol not in by_symbol and symbol in traded:
-            raise IntegrityError(f"fills of {symbol} have no bar behind them")
-        told = story(
-            symbol, traded.get(symbol, result.fills[:0]), by_symbol.get(symbol, checked[:0]), sessions, result
-        )
-        start = 0.0
-        if past is not None and symbol in past.symbols:
-            start = float(np.prod(past.own[past.symbols.index(symbol), [HELD, MARK, MULT]]))
-        evening = np.concatenate([[start], told.value[:-1]])
-        loan = (
-            np.zeros(sessions.size)
-            if symbol in futures
-            else -np.minimum(evening, 0.0) * days * costs.borrow_rate / 360
-        )
-        if symbol in futures:
-            unfunded += told.value
-            first_unfunded += start
-        value += told.value
-        owing += told.owing
-        cash_flow += told.earned - told.paid - loan
-    start = result.capital if past is None else float(past.money[0])
-    if past is not None:
-        for ts_pay, money in past.dues.select(pl.col("ts_pay").to_physical(), "money").rows():
-            off = int(np.searchsorted(sessions, ts_pay, side="right"))
-            owing[:off] += money
-            if off < sessions.size:
-                cash_flow[off] += money
-    cash = start + np.cumsum(cash_flow)
-    if costs.interest_rate:
-        cash = _with_interest(start, cash_flow, (unfunded, first_unfunded), days * costs.interest_rate / 360)
-    made = {"ts_known": pl.Series(sessions).cast(INSTANT), "position_value": value + owing, "cash": cash}
-    return pl.DataFrame(made).with_columns(equity=pl.col("cash") + pl.col("position_value"))
+) -> pl.DataFrame:  # ts_known, cash, position_value, turnover, equity: from fills, prices and actions alone
+    """Rebuild the account only."""
+    return recount(result, bars).account
+
+# %% ../../nbs/backtest/21_recount.ipynb #rec10b
+def _late_dividends(
+    result: Result, sessions: NDArray[np.int64], owing: NDArray[np.float64], flow: NDArray[np.float64]
+) -> None:
+    """Add dividends that were on their way when the run began; `owing` and `flow` are moved on."""
+    if result.past is None:
+        return
+    for ts_pay, money in result.past.dues.select(pl.col("ts_pay").to_physical(), "money").rows():
+        off = int(np.searchsorted(sessions, ts_pay, side="right"))
+        owing[:off] += money
+        if off < sessions.size:
+            flow[off] += money
 
 
 def _with_interest(
@@ -167,10 +254,13 @@ def _with_interest(
     flow: NDArray[np.float64],  # (r,), money in
     unfunded: tuple[NDArray[np.float64], float],  # futures at their marks, (r,), and before the first session
     rate: NDArray[np.float64],  # (r,), of the days since the session before
-) -> NDArray[np.float64]:  # (r,)
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # cash and what it earned, (r,) each
     """Let cash earn interest from session to session."""
-    cash, out, before = start, np.empty(flow.size), unfunded[1]
+    if not rate.any():
+        return start + np.cumsum(flow), np.zeros(flow.size)
+    cash, out, earned, before = start, np.empty(flow.size), np.empty(flow.size), unfunded[1]
     for i in range(flow.size):
-        cash += (cash + before) * rate[i] + flow[i]
+        earned[i] = (cash + before) * rate[i]
+        cash += earned[i] + flow[i]
         out[i], before = cash, unfunded[0][i]
-    return out
+    return out, earned

@@ -51,7 +51,7 @@ def _place_nb(a: np.int64, b: np.int64, table: NDArray[np.int64], keys: NDArray[
         i = (i + 1) & (table.size - 1)
     return int(i)
 
-
+# %% ../../nbs/backtest/07_rows.ipynb #row11q1
 @loop
 def _wider_nb(
     firsts: NDArray[np.int64], after: NDArray[np.int32], keys: NDArray[np.int64]
@@ -70,7 +70,7 @@ def _wider_nb(
         table[_place_nb(keys[k, 0], keys[k, 1], table, keys2)] = k
     return firsts2, after2, keys2, table
 
-
+# %% ../../nbs/backtest/07_rows.ipynb #row11q2
 @loop
 def coded_nb(
     views: NDArray[np.int64],  # (n, 2), string views

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .bar import Decisions, Out
-from .longbar import Extra
+from .bar import AT_QUOTES, Bars, Decisions, Out, Terms
+from .longbar import Extra, Place, quoted_nb
 from .loops import loop
 from researchkit.backtest.slots import (
     BORROW,
@@ -21,6 +21,7 @@ from researchkit.backtest.slots import (
     COMMISSION,
     DELISTED,
     DIVIDEND,
+    DUE,
     EARLIER,
     HELD,
     IMPACT,
@@ -47,8 +48,8 @@ from researchkit.backtest.slots import (
 from .trade import How, Rates, trade_nb
 
 # %% auto #0
-__all__ = ['FREE', 'listed_nb', 'carried_nb', 'split_nb', 'delisted_nb', 'actions_nb', 'paid_nb', 'Books', 'evening_nb',
-           'charged_nb', 'settled_nb']
+__all__ = ['FREE', 'listed_nb', 'carried_nb', 'split_nb', 'delisted_nb', 'earlier_nb', 'actions_nb', 'paid_nb', 'Books',
+           'evening_nb', 'charged_nb', 'settled_nb']
 
 # %% ../../nbs/backtest/13_session.ipynb #ses107
 @loop
@@ -137,16 +138,33 @@ def delisted_nb(
     trade_nb(own, s, 0.0, how, FREE, out.money, out.day, ints, floats, row)
     return row + 1
 
+# %% ../../nbs/backtest/13_session.ipynb #ses115a
+@loop
+def earlier_nb(
+    s: int, at: int, k: int, bars: Bars, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms,
+    out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
+) -> int:  # the next free fill  # fmt: skip
+    """Trade what met its quote before instant `at`, if the symbol has a bar in the session that begins at bar `k`."""
+    now = bars.ts_known[k]
+    while k < bars.symbol.size and bars.ts_known[k] == now and bars.symbol[k] < s:
+        k += 1
+    if k == bars.symbol.size or bars.ts_known[k] != now or bars.symbol[k] != s:
+        return row
+    here = Place(s, bars.ts_event[k], at, x.volume[k] if x.by_volume else 0.0)
+    return int(quoted_nb(here, at - 1, own, seen, of, x, terms, out, ints, floats, row))
+
 # %% ../../nbs/backtest/13_session.ipynb #ses116
 @loop
 def actions_nb(
-    now: int, e: int, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, out: Out,
-    ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
+    k: int, e: int, bars: Bars, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms,
+    out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
 ) -> tuple[int, int]:  # the next action, the next free fill  # fmt: skip
-    """Let every action before `now` take effect."""
+    """Let every action before the end of the session that begins at bar `k` take effect."""
     at, symbol, kind, value, _ = x.events
-    while e < at.size and at[e] < now:
+    while e < at.size and at[e] < bars.ts_known[k]:
         s = symbol[e]
+        if terms.mode == AT_QUOTES and seen[s, DUE] < at[e]:
+            row = earlier_nb(s, at[e], k, bars, x, own, seen, of, terms, out, ints, floats, row)
         if kind[e] == SPLIT:
             split_nb(s, at[e], value[e], own, of)
         elif kind[e] == CASH_PAID:
@@ -190,7 +208,7 @@ class Books(NamedTuple):
     charge_ts: NDArray[np.int64]  # (c,)
     charges: NDArray[np.float64]  # (7, c): five costs, interest, dividends
 
-
+# %% ../../nbs/backtest/13_session.ipynb #ses119q1
 @loop
 def evening_nb(
     r: int, capital: float, held: NDArray[np.int32], n: int, own: NDArray[np.float64], money: NDArray[np.float64],
@@ -217,7 +235,7 @@ def evening_nb(
     account[5, r], account[6, r] = day[NOTIONAL] / capital, cost
     account[7, r], account[8, r] = gross / capital, net / capital
 
-
+# %% ../../nbs/backtest/13_session.ipynb #ses119q2
 @loop
 def charged_nb(
     now: int, c: int, day: NDArray[np.float64], charge_ts: NDArray[np.int64], charges: NDArray[np.float64]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 # %% auto #0
 __all__ = ['HELD', 'MARK', 'MULT', 'CLOSE', 'EARLIER', 'OWED', 'WANT', 'PAID', 'RATED', 'STOP', 'TAKE', 'LATCH', 'VAR', 'W_STOP',
            'W_TAKE', 'TICK', 'FLOATS', 'DUE', 'KNOWN', 'ORDER', 'DECIDED', 'ENTRY', 'SINCE', 'LEFT', 'RETURNS',
-           'W_BARS', 'INDEX', 'UNFUNDED', 'INTEGERS', 'NEVER', 'PROFIT', 'NOTIONAL', 'COMMISSION', 'SPREAD', 'SLIPPAGE',
-           'IMPACT', 'BORROW', 'INTEREST', 'DIVIDEND', 'CASH', 'RECEIVABLE', 'TOUCHED', 'BOTH', 'RESOLVED', 'OPEN',
-           'F_TS', 'F_SYMBOL', 'F_ORDER', 'F_REASON', 'F_DECIDED', 'F_QUANTITY', 'F_PRICE', 'F_COMMISSION', 'F_SPREAD',
-           'F_SLIPPAGE', 'F_IMPACT', 'F_BORROW', 'ENTERED', 'ADDED', 'REDUCED', 'EXITED', 'REVERSED', 'STOPPED',
-           'TAKEN', 'EXPIRED', 'DELISTED', 'REASONS', 'SPLIT', 'CASH_PAID', 'DELISTING', 'blank']
+           'W_BARS', 'INDEX', 'UNFUNDED', 'AIM', 'INTEGERS', 'NEVER', 'PROFIT', 'NOTIONAL', 'COMMISSION', 'SPREAD',
+           'SLIPPAGE', 'IMPACT', 'BORROW', 'INTEREST', 'DIVIDEND', 'CASH', 'RECEIVABLE', 'TOUCHED', 'BOTH', 'RESOLVED',
+           'OPEN', 'F_TS', 'F_SYMBOL', 'F_ORDER', 'F_REASON', 'F_DECIDED', 'F_QUANTITY', 'F_PRICE', 'F_COMMISSION',
+           'F_SPREAD', 'F_SLIPPAGE', 'F_IMPACT', 'F_BORROW', 'ENTERED', 'ADDED', 'REDUCED', 'EXITED', 'REVERSED',
+           'STOPPED', 'TAKEN', 'EXPIRED', 'DELISTED', 'REASONS', 'SPLIT', 'CASH_PAID', 'DELISTING', 'blank']
 
 # %% ../../nbs/backtest/05_slots.ipynb #slo108
 HELD, MARK, MULT, CLOSE, EARLIER, OWED = (
@@ -44,7 +44,8 @@ INDEX, UNFUNDED = (
     9,
     10,
 )  # the waiting order's place among the decisions; 1 for a future: no cash is tied up in it
-INTEGERS = 11
+AIM = 11  # sign of the last target that arrived
+INTEGERS = 12
 NEVER = np.iinfo(np.int64).max
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from .slots import CLOSE, HELD, KNOWN, WANT, blank
+from .slots import CLOSE, EARLIER, HELD, INDEX, KNOWN, NEVER, WANT, blank
 from ..frames import INSTANT
 
 # %% auto #0
@@ -73,15 +73,18 @@ def spread_out(
     if state.symbols:
         at = np.searchsorted(np.array(symbols), np.array(state.symbols))
         own[at], seen[at], targets[at] = state.own, state.seen, state.targets
+        seen[:, INDEX] = -1
     return own, seen, targets
 
 
 def last_closes(state: State) -> pl.DataFrame | None:  # symbol, available, known, close
-    """The closes that a state still knows."""
+    """The closes that a state still knows: the last, and for decisions in the middle of its bar the one before."""
     if state.closes is not None or not state.symbols:
         return state.closes
     known = pl.Series(state.seen[:, KNOWN]).cast(INSTANT)
-    made = pl.DataFrame(
-        {"symbol": state.symbols, "available": known, "known": known, "close": state.own[:, CLOSE]}
-    )
-    return made.filter(~pl.col("close").is_nan())
+    long_ago = pl.Series([-NEVER] * len(state.symbols)).cast(INSTANT)
+    made = [
+        pl.DataFrame({"symbol": state.symbols, "available": at, "known": at, "close": state.own[:, c]})
+        for at, c in ((long_ago, EARLIER), (known, CLOSE))
+    ]
+    return pl.concat(made).filter(~pl.col("close").is_nan())

@@ -45,11 +45,35 @@ def with_multiplier(
 _COSTS = ("commission", "spread", "slippage", "impact", "borrow")
 
 
+def _in_last_shares(
+    traded: pl.DataFrame,  # FILLS
+    actions: pl.DataFrame | None,  # corporate actions; splits count, the rest is ignored
+) -> pl.DataFrame:  # FILLS whose quantities and prices are of shares of the end
+    """Undo splits between fills."""
+    if actions is None:
+        return traded
+    found = traded
+    for at, symbol, ratio in (
+        actions.filter(pl.col("kind") == "split").select("ts_event", "symbol", "ratio").iter_rows()
+    ):
+        before = (pl.col("symbol") == symbol) & (pl.col("ts_event") < at)
+        scaled = {"quantity": pl.col("quantity") * ratio, "price": pl.col("price") / ratio}
+        found = found.with_columns(
+            pl.when(before).then(new).otherwise(pl.col(name)).alias(name) for name, new in scaled.items()
+        )
+    return found
+
+
 def _legs(
     checked: pl.DataFrame,  # FILLS
 ) -> pl.DataFrame:  # FILLS with `before`, `trip`; a fill through zero as two rows
     """Cut fills at zero and number the round trips of each symbol."""
-    ordered = checked.filter(pl.col("quantity") != 0.0).sort("symbol", "ts_event", "order")
+    traded = checked.filter(pl.col("quantity") != 0.0).with_columns(
+        later=~((pl.col("order") > 0) & pl.col("reason").is_in(["add", "reduce", "reverse"])),
+        trade=pl.col("order").abs(), leaving=pl.col("order") < 0,
+    )  # fmt: skip
+    turn = ["symbol", "ts_event", "later", "trade", "leaving"]
+    ordered = traded.sort(turn)
     after = pl.col("quantity").cum_sum().over("symbol")
     dust = 1e-9 * pl.col("quantity").abs().max().over("symbol")
     held = ordered.with_columns(after=pl.when(after.abs() > dust).then(after).otherwise(0.0))
@@ -58,7 +82,7 @@ def _legs(
     closing = held.filter(through).with_columns(part=-pl.col("before"), leg=0, after=pl.lit(0.0))
     opening = held.filter(through).with_columns(part=pl.col("after"), leg=1, before=pl.lit(0.0))
     whole = held.filter(~through).with_columns(part=pl.col("quantity"), leg=0)
-    rows = pl.concat([whole, closing, opening]).sort("symbol", "ts_event", "order", "leg")
+    rows = pl.concat([whole, closing, opening]).sort(*turn, "leg")
     share = pl.col("part") / pl.col("quantity")
     rows = rows.with_columns(*(pl.col(c) * share for c in _COSTS), quantity=pl.col("part"))
     return rows.with_columns(trip=(pl.col("before") == 0.0).cast(pl.Int64).cum_sum().over("symbol"))
@@ -69,9 +93,10 @@ def round_trips(
     *,
     marks: Mapping[str, float] | None = None,  # last price per symbol, for what is still open
     points: Mapping[str, float] | None = None,  # money per point and unit, from `multipliers`; default 1
+    actions: pl.DataFrame | None = None,  # of the market, for its splits; None: there were none
 ) -> pl.DataFrame:  # symbol, side, opened, closed, fills, quantity, entry, exit, gross, costs, net
     """List round trips, flat to flat, in order of opening; profit and costs in money, entry and exit in prices."""
-    checked = frames.check(traded, frames.FILLS)
+    checked = _in_last_shares(frames.check(traded, frames.FILLS), actions)
     known = pl.DataFrame(
         {"symbol": list(marks or {}), "mark": list((marks or {}).values())},
         schema={"symbol": pl.String, "mark": pl.Float64},

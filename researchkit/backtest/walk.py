@@ -132,7 +132,7 @@ def fits_nb(k: int, row: int, width: int, bars: Bars, of: Decisions, extra: Extr
         rows += 1
     return row + 4 * (rows - k) + of.ts.size + extra.dues.size <= width
 
-
+# %% ../../nbs/backtest/14_walk.ipynb #wlk22aq1
 @loop
 def full_nb(
     at: NDArray[np.int64],  # (9,), where everything stands; moved on
@@ -151,16 +151,17 @@ def full_nb(
         if last != 0:
             carried_nb((now - last) / 86_400e9, held, n, own, seen, terms.rates, out)
         last = now
-        e, row = actions_nb(now, e, extra, own, seen, of, out, books.ints, books.floats, row)
+        was = e
+        e, row = actions_nb(k, e, bars, extra, own, seen, of, terms, out, books.ints, books.floats, row)
+        for j in range(was, e):
+            n = listed_nb(held, n, extra.events[1][j], own[extra.events[1][j], HELD] != 0.0)
         p = paid_nb(now, p, extra, out)
-        for j in range(n - 1, -1, -1):
-            n = listed_nb(held, n, held[j], own[held[j], HELD] != 0.0)
         while k < known.size and known[k] == now:
             s = bars.symbol[k]
-            was = own[s, HELD] != 0.0
+            some = own[s, HELD] != 0.0
             row = long_bar_nb(k, bars, extra, own, seen, of, terms, out, books.ints, books.floats, row)
-            if was != (own[s, HELD] != 0.0):
-                n = listed_nb(held, n, s, not was)
+            if some != (own[s, HELD] != 0.0):
+                n = listed_nb(held, n, s, not some)
             k += 1
         i = settled_nb(now, i, extra, own, day)
         evening_nb(
@@ -199,7 +200,7 @@ def widened(block: NDArray[Any], used: int, needed: int) -> NDArray[Any]:
     larger[:, :used] = block[:, :used]
     return larger
 
-
+# %% ../../nbs/backtest/14_walk.ipynb #wlk22bq2
 def walk(
     bars: Bars,
     sessions: int,  # how many distinct ts_known there are
@@ -237,7 +238,7 @@ def walk(
                 held_ints=widened(books.held_ints, at[H], wide), held_floats=widened(books.held_floats, at[H], wide),
                 ints=widened(books.ints, at[ROW], more), floats=widened(books.floats, at[ROW], more),
             )  # fmt: skip
-    rest_nb(own.copy(), seen, of, terms)
+    rest_nb(own.copy(), seen.copy(), of, terms)
     h, row, c = at[H], at[ROW], at[C]
     return books._replace(
         held_ints=books.held_ints[:, :h], held_floats=books.held_floats[:, :h], ints=books.ints[:, :row],

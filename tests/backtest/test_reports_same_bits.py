@@ -33,7 +33,12 @@ def printed(threads: int, seed: int) -> list[str]:
     """Run the reports in a process of their own."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parents[1])])
-    given = {"POLARS_MAX_THREADS": str(threads), "PYTHONHASHSEED": str(seed), "PYTHONPATH": path}
+    given = {
+        "POLARS_MAX_THREADS": str(threads),
+        "NUMBA_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": str(seed),
+        "PYTHONPATH": path,
+    }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=os.environ | given, capture_output=True, text=True
     )
