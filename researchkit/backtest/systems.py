@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from researchkit.backtest.fills import Result
 
 # %% auto #0
-__all__ = ['LEVELS', 'KINDS', 'System', 'of_result', 'foreign', 'of_frames']
+__all__ = ['LEVELS', 'KINDS', 'System', 'plain', 'of_result', 'foreign', 'of_frames']
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys07
 LEVELS = ("equity", "daily P&L", "fills", "orders", "signals", "features", "input rows")  # from money to data
@@ -39,22 +39,37 @@ class System:
     features: pl.DataFrame | None = None  # ts_known, symbol, one column a feature
     bars: pl.DataFrame | None = None  # ts_event, symbol, open, high, low, close, volume
     capital: float | None = None  # money; None: unknown
+    unkept: Mapping[str, str] = field(default_factory=dict)  # frame → why a run cannot vouch for it
+    terms: Mapping[str, str] = field(default_factory=dict)  # what was assumed: "costs.bps" → "1.0"
 
     def __repr__(self) -> str:
         shown = {n: f.height for n, f in vars(self).items() if isinstance(f, pl.DataFrame)}
         return f"{self.label}: " + (", ".join(f"{n} {rows:,}" for n, rows in shown.items()) or "nothing")
 
+# %% ../../nbs/backtest/52_systems.ipynb #sys27
+def plain(
+    value: object,  # nested mappings of plain values
+    prefix: str = "",
+) -> dict[str, str]:  # dotted name → text
+    """Write nested terms under dotted names."""
+    if isinstance(value, Mapping):
+        parts = [plain(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items()]
+        return {k: v for part in parts for k, v in part.items()}
+    return {prefix: str(value)}
+
 # %% ../../nbs/backtest/52_systems.ipynb #sys23
 def of_result(
     result: Result,  # of a backtest
     *,
-    signals: pl.DataFrame | None = None,  # SIGNALS that were simulated
+    signals: pl.DataFrame | None = None,  # SIGNALS that were simulated; None: the result's own
     features: pl.DataFrame | None = None,  # FEATURES behind them
-    bars: pl.DataFrame | None = None,  # BARS that were traded
+    bars: pl.DataFrame | None = None,  # BARS that were traded; None: the result's own
     label: str | None = None,  # None: the result's
 ) -> System:
     """Show a result of this house, with what the caller still has of its origins."""
     names = ("ts_known", "cash", "position_value", "equity")
+    signals = result.signals if signals is None else signals
+    bars = result.bars if bars is None else bars
     return System(
         label=label or result.label or "researchkit",
         equity=result.equity.select(names),
@@ -66,6 +81,7 @@ def of_result(
         features=features,
         bars=bars,
         capital=result.capital,
+        terms=plain({"fill": result.fill, "costs": asdict(result.costs)}),
     )
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys09

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..backtest.systems import KINDS, System, of_frames
+from ..backtest.systems import KINDS, System, of_frames, plain
 from ..errors import NotFound, SchemaError, not_found
 
 if TYPE_CHECKING:
@@ -56,12 +57,7 @@ def of_files(
     return of_frames(*others, named=called, label=path.name, capital=capital, interval=interval)
 
 # %% ../../nbs/operations/21_sides.ipynb #sid12
-_KEPT = {
-    "equity": "equity.parquet",
-    "fills": "fills.parquet",
-    "signals": "signals.parquet",
-    "features": "features.parquet",
-}
+_KEPT = ("equity", "fills", "positions", "orders", "signals", "features")
 
 
 def _strategy(ws: Workspace, trial: str, wanted: str | None) -> str:
@@ -77,7 +73,38 @@ def _strategy(ws: Workspace, trial: str, wanted: str | None) -> str:
         raise not_found("strategy", wanted, logged)
     return wanted
 
+# %% ../../nbs/operations/21_sides.ipynb #sid21
+def _rows(
+    ws: Workspace,
+    trial: Mapping[str, Any],  # its row
+    kept: Mapping[str, pl.DataFrame],  # what it kept, by name
+) -> tuple[pl.DataFrame | None, str]:  # BARS with what is in doubt, and why the run cannot vouch for them
+    """Show the input rows of a run."""
+    from researchkit.backtest.origins import recognised
+
+    if "bars" in kept:
+        return kept["bars"], ""
+    if trial["pin"] is None:
+        return None, "no pin"
+    rows = ws.bars(ws.pins.get(trial["pin"]))
+    return (recognised(rows, kept["inputs"]), "") if "inputs" in kept else (rows, "no hashes of its rows")
+
 # %% ../../nbs/operations/21_sides.ipynb #sid20
+def _opened(ws: Workspace, trial: str, strategy: str) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """Read what a run kept, each file checked against its hash: frames by name, and its assumptions."""
+    from researchkit.experiments.artifacts import read_frame
+
+    rows = {r["name"]: r for r in ws.warehouse.rows("artifacts", trial=trial, strategy=strategy)}
+
+    def data(name: str) -> bytes:
+        return ws.archive.get(rows[name]["archive_path"], rows[name]["sha256"])
+
+    frames = {
+        n: read_frame(data(f"{n}.parquet")) for n in (*_KEPT, "inputs", "bars") if f"{n}.parquet" in rows
+    }
+    return frames, json.loads(data("assumptions.json")) if "assumptions.json" in rows else {}
+
+
 def of_run(
     ws: Workspace,
     name: str,  # latest, an id or its beginning, perhaps /STRATEGY
@@ -85,29 +112,24 @@ def of_run(
     bars: bool = True,  # read the input rows of its pin
 ) -> System:
     """Gather what a run kept; IntegrityError when an archived file is not what it was."""
-    from researchkit.experiments.artifacts import read_frame
     from researchkit.experiments.warehouse import find_trial
 
     run, _, wanted = name.partition("/")
     trial = find_trial(ws.warehouse, run)
     strategy = _strategy(ws, trial["id"], wanted or None)
-    rows = {r["name"]: r for r in ws.warehouse.rows("artifacts", trial=trial["id"], strategy=strategy)}
-
-    def kept(file: str) -> bytes | None:
-        return ws.archive.get(rows[file]["archive_path"], rows[file]["sha256"]) if file in rows else None
-
-    found: dict[str, Any] = {
-        part: None if (data := kept(file)) is None else read_frame(data) for part, file in _KEPT.items()
-    }
-    assumed = kept("assumptions.json")
-    capital = None if assumed is None else json.loads(assumed).get("capital")
-    equity = found.pop("equity")
-    if equity is not None:
+    kept, assumed = _opened(ws, trial["id"], strategy)
+    found: dict[str, Any] = {part: kept.get(part) for part in _KEPT}
+    found["bars"], why = _rows(ws, trial, kept) if bars else (None, "not asked for")
+    if (equity := found["equity"]) is not None:
         found["pnl"] = equity.select("ts_known", "gross", "net", "turnover", "costs")
         found["equity"] = equity.select("ts_known", "cash", "position_value", "equity")
-    if bars and trial["pin"] is not None:
-        found["bars"] = ws.bars(ws.pins.get(trial["pin"]))
-    return System(label=f"{trial['id'][:8]}/{strategy}", capital=capital, **found)
+    unkept = {part: "not logged" for part in (*_KEPT, "pnl") if found.get(part) is None}
+    label = f"{trial['id'][:8]}/{strategy}"
+    terms = plain({k: v for k, v in assumed.items() if k != "continues"})
+    capital = assumed.get("capital")
+    return System(
+        label, capital=capital, terms=terms, unkept=unkept | ({"bars": why} if why else {}), **found
+    )
 
 # %% ../../nbs/operations/21_sides.ipynb #sid14
 def side(
