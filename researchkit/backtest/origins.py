@@ -84,4 +84,5 @@ def recognised(
     ]
     words = pl.when(doubt).then(pl.format("not as pinned ({} {})", *hashes)).otherwise(pl.lit("as pinned"))
     values = pl.when(~doubt).then(pl.exclude("ts_event", "symbol", "row"))
-    return rows.with_columns(row=words).with_columns(values.name.keep())
+    rows = rows.with_columns(row=words).with_columns(values.name.keep())
+    return rows.select("ts_event", "symbol", "row", pl.exclude("ts_event", "symbol", "row"))

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..backtest.systems import KINDS, System, of_frames, plain
+from ..backtest.systems import KINDS, Reading, System, foreign, plain
 from ..errors import NotFound, SchemaError, not_found
+from ..experiments.outside import table
 
 if TYPE_CHECKING:
     from researchkit.workspace import Workspace
@@ -26,35 +28,31 @@ __all__ = ['of_files', 'of_run', 'side']
 _SUFFIXES = (".csv", ".parquet")
 
 
-def _table(path: Path) -> pl.DataFrame:
-    """Read one file; SchemaError names it when it is not what its name says."""
-    try:
-        return (
-            pl.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pl.read_csv(path, infer_schema_length=None)
-        )
-    except pl.exceptions.PolarsError as e:
-        raise SchemaError(
-            f"{path.name}: cannot be read as {path.suffix[1:]}: {str(e).partition(chr(10))[0]}"
-        ) from e
-
-
 def of_files(
     path: Path,  # a file, or a folder with files
     *,
     capital: float | None = None,  # money the old system began with
     interval: timedelta = timedelta(days=1),  # of its bars
+    **reading: Any,  # columns, times, zone, separator, decimal, encoding: see `outside.table`
 ) -> System:
-    """Read the tables of a foreign system; NotFound where there is none."""
+    """Read the tables of a foreign system; NotFound where there is none, SchemaError by file, row and column."""
     files = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise NotFound(f"{path} holds no CSV or Parquet file")
     if strange := [p for p in files if p.suffix not in _SUFFIXES]:
         raise SchemaError(f"{strange[0].name}: a table must be a .csv or a .parquet file")
-    called = {p.stem: _table(p) for p in files if p.stem in KINDS}
-    others = [_table(p) for p in files if p.stem not in KINDS]
-    return of_frames(*others, named=called, label=path.name, capital=capital, interval=interval)
+    made, zone = System(path.name, capital=capital), reading.get("zone")
+    columns: Mapping[str, str] = reading.pop("columns", None) or {}
+    tables = {file: table(file, columns=columns, mapped=path.is_dir(), **reading) for file in files}
+    for file, rows in tables.items():
+        how = Reading(interval, zone=zone, what=file.name, first=1 if file.suffix == ".parquet" else 2)
+        kind, found = foreign(rows, kind=file.stem if file.stem in KINDS else None, how=how)
+        if getattr(made, kind) is not None:
+            raise SchemaError(
+                f"{path.name}: two tables are {kind}, one of them {file.name}: call the files by what they are, or leave one away"
+            )
+        made = replace(made, **{kind: found})  # type: ignore[arg-type]
+    return made
 
 # %% ../../nbs/operations/21_sides.ipynb #sid12
 _KEPT = ("equity", "fills", "positions", "orders", "signals", "features")
@@ -138,11 +136,12 @@ def side(
     ws: Workspace | None = None,  # where runs are looked up; None: there are only files
     capital: float | None = None,  # money a foreign system began with
     interval: timedelta = timedelta(days=1),  # of a foreign system's bars
+    **reading: Any,  # of files: columns, times, zone, separator, decimal, encoding
 ) -> System:
     """Open one side of a parity check; NotFound when it is neither a file nor a run."""
     path = Path(name)
     if path.exists():
-        return of_files(path, capital=capital, interval=interval)
+        return of_files(path, capital=capital, interval=interval, **reading)
     if ws is None:
         raise NotFound(f"'{name}' is no file or folder, and there is no workspace to look for a run in")
     return of_run(ws, name)

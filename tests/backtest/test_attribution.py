@@ -159,12 +159,32 @@ def worlds(draw):
     for _ in range(draw(st.integers(0, 8))):
         kind = str(rng.choice(["split", "dividend", "special"]))
         split = float(rng.choice([0.25, 2.0, 3.0])) if kind == "split" else None
-        rows.append((days[int(rng.integers(len(days)))], str(rng.choice(names)), kind, split, None if split else float(rng.uniform(0, 3)), None))
-    actions = pl.DataFrame(rows, schema=KINDS, orient="row").unique(["ts_event", "symbol", "kind"], maintain_order=True)
+        rows.append(
+            (
+                days[int(rng.integers(len(days)))],
+                str(rng.choice(names)),
+                kind,
+                split,
+                None if split else float(rng.uniform(0, 3)),
+                None,
+            )
+        )
+    actions = pl.DataFrame(rows, schema=KINDS, orient="row").unique(
+        ["ts_event", "symbol", "kind"], maintain_order=True
+    )
     future = pl.DataFrame({"symbol": [names[-1]], "multiplier": [50.0], "tick": [0.01]})
-    terms = Market(actions=actions.sort("ts_event", maintain_order=True), contracts=draw(st.sampled_from([None, future])))
-    costs = Costs(bps=draw(st.sampled_from([0.0, 3.0])), borrow_rate=0.05, interest_rate=draw(st.sampled_from([0.0, 0.02])))
-    one, two = (fills.simulate(bars, targets(bars, seed + k), costs=costs, market=terms, fill=draw(FILL)) for k in (0, 7))
+    terms = Market(
+        actions=actions.sort("ts_event", maintain_order=True), contracts=draw(st.sampled_from([None, future]))
+    )
+    costs = Costs(
+        bps=draw(st.sampled_from([0.0, 3.0])),
+        borrow_rate=0.05,
+        interest_rate=draw(st.sampled_from([0.0, 0.02])),
+    )
+    one, two = (
+        fills.simulate(bars, targets(bars, seed + k), costs=costs, market=terms, fill=draw(FILL))
+        for k in (0, 7)
+    )
     return bars, one, two
 
 
@@ -178,7 +198,13 @@ def test_whatever_happens_it_adds_up_and_row_order_means_nothing(world, shuffle)
     for keys in KEYS:
         assert round(100 * found.table(*keys)["money"].sum()) == found.cents
     mixed = [
-        replace(r, **{n: getattr(r, n).sample(fraction=1.0, shuffle=True, seed=shuffle) for n in ("fills", "positions", "equity")})
+        replace(
+            r,
+            **{
+                n: getattr(r, n).sample(fraction=1.0, shuffle=True, seed=shuffle)
+                for n in ("fills", "positions", "equity")
+            },
+        )
         for r in (one, two)
     ]
     again = attribute(*mixed, bars)

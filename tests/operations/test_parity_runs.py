@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -94,11 +93,20 @@ def test_a_run_that_kept_less_is_never_called_equal(ws: Workspace, base: str) ->
     levels = {x.name: x.state for x in first_divergence(of_run(ws, base), of_run(ws, older)).levels}
     label = f"{older[:8]}/main"
     assert [n for n, state in levels.items() if state == "identical"] == ["equity", "daily P&L"]
-    assert {state for n, state in levels.items() if n not in ("equity", "daily P&L")} == {f"not kept by {label}"}
+    assert {state for n, state in levels.items() if n not in ("equity", "daily P&L")} == {
+        f"not kept by {label}"
+    }
 
 
 def test_everything_that_is_kept_is_verified(ws: Workspace) -> None:
-    split = {"ts_event": [DAY], "symbol": ["AAA"], "kind": ["split"], "ratio": [2.0], "amount": [None], "ts_pay": [None]}
+    split = {
+        "ts_event": [DAY],
+        "symbol": ["AAA"],
+        "kind": ["split"],
+        "ratio": [2.0],
+        "amount": [None],
+        "ts_pay": [None],
+    }
     kinds = {"ratio": pl.Float64, "amount": pl.Float64, "ts_event": INSTANT, "ts_pay": INSTANT}
     actions = pl.DataFrame(split, schema_overrides=kinds)
     made = simulated(market=Market(actions=actions), rules=Rules(lot=1.0))
@@ -122,7 +130,9 @@ def test_rows_that_no_pin_holds_are_found_where_they_are() -> None:
     start = datetime(2012, 1, 2, tzinfo=UTC)
     minutes = market(3, sessions=40, holes=0.3)
     place = (pl.col("ts_event") - pl.col("ts_event").min()).dt.total_days()
-    minutes = minutes.with_columns((pl.lit(start) + pl.duration(minutes=40 * place)).cast(INSTANT).alias("ts_event"))
+    minutes = minutes.with_columns(
+        (pl.lit(start) + pl.duration(minutes=40 * place)).cast(INSTANT).alias("ts_event")
+    )
     row = 57
     close = minutes["close"].to_list()
     close[row] *= 1 + 2**-52
