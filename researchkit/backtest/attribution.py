@@ -126,9 +126,7 @@ def _dividends(result: Result, cells: pl.DataFrame, sessions: pl.DataFrame) -> p
     per = (
         pl.col("symbol").replace_strict(known, default=1.0, return_dtype=pl.Float64) if known else pl.lit(1.0)
     )
-    return paid.select("i", "symbol", money=pl.col("q0") * pl.col("grown") * pl.col("amount") * per).cast(
-        _INCOME
-    )  # type: ignore[arg-type]
+    return paid.select("i", "symbol", money=pl.col("q0") * pl.col("grown") * pl.col("amount") * per)
 
 # %% ../../nbs/backtest/57_attribution.ipynb #atr17
 def in_cents(

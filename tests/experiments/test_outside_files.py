@@ -61,14 +61,14 @@ def test_broken_bytes_are_read_or_refused_in_words(tmp_path: Path, at: int, byte
     """A planted piece of anything: never a traceback of another library, and never fewer rows than lines."""
     data = GOOD.encode()[:at] + byte + GOOD.encode()[at + len(byte) :]
     (tmp_path / "fills.csv").write_bytes(data)
+    words = ""
     try:
-        found = of_files(tmp_path / "fills.csv")
+        found = of_files(tmp_path / "fills.csv").fills
     except ResearchKitError as e:
-        assert "fills.csv" in str(e)
-    else:
-        assert found.fills is not None
-        lines = [x for x in data.replace(b"\r", b"").rstrip(b"\n").split(b"\n") if x]
-        assert found.fills.height == len(lines) - 1 or b'"' in byte or b"\r" in byte
+        words, found = str(e), None
+    lines = [x for x in data.replace(b"\r", b"").rstrip(b"\n").split(b"\n") if x]
+    whole = found is not None and (found.height == len(lines) - 1 or b'"' in byte or b"\r" in byte)
+    assert whole or "fills.csv" in words
 
 
 def test_a_ticker_is_no_number_and_a_wall_clock_needs_a_wall(tmp_path: Path) -> None:
