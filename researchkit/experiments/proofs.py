@@ -65,13 +65,16 @@ def survives(
     if against.height:
         worst = against.sort("challenger", descending=True, maintain_order=True).row(0, named=True)
         words = (
-            f"{worst['scenario']} would have cost {worst['challenger']:.1%} of capital, allowed are {bounds.limit:.0%} "
-            f"or {bounds.worse:g} times the baseline's {worst['baseline']:.1%}"
+            f"{worst['scenario']} would have cost {worst['challenger']:.1%} of capital: more than {bounds.limit:.0%}, and more "
+            f"than {bounds.worse:g} times the baseline's {worst['baseline']:.1%}"
         )
         return Condition(TAIL, False, words)
-    asked = table(challenger)
+    asked = table(challenger).with_columns(held=table(baseline)["worst"])
     worst = asked.sort("worst", descending=True, maintain_order=True).row(0, named=True)
-    words = f"the worst of {asked.height} scenarios, {worst['scenario']}, would have cost {worst['worst']:.1%} of capital"
+    words = (
+        f"the worst of {asked.height} scenarios, {worst['scenario']}, would have cost {worst['worst']:.1%} of capital and the "
+        f"baseline {worst['held']:.1%}; a veto needs more than {bounds.limit:.0%} and {bounds.worse:g} times the baseline's"
+    )
     return Condition(TAIL, True, words)
 
 # %% ../../nbs/experiments/21_proofs.ipynb #prf11
