@@ -348,18 +348,6 @@ def bars_of(
     parts = [ws.lake.scan(t.table, pin=pin.id).collect() for t in pin.tables]
     return floats(pl.concat(parts).sort("ts_event", "symbol"))
 
-
-def _load(path: str | Path) -> pl.DataFrame:
-    """Read a CSV or Parquet file of a foreign system."""
-    import polars as pl
-
-    from researchkit.errors import NotFound
-
-    path = Path(path)
-    if not path.is_file():
-        raise NotFound(f"no file '{path}'")
-    return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, try_parse_dates=True)
-
 # %% ../nbs/workspace/01_workspace.ipynb #wsp40
 class Workspace(Tried):
     """Live parts of one workspace, opened when first used: the one object a researcher holds."""
@@ -399,9 +387,11 @@ class Workspace(Tried):
         """The bars of a pin with Float64 prices."""
         return bars_of(self, pin)
 
-    def load(self, path: str | Path) -> pl.DataFrame:
-        """A CSV or Parquet file from elsewhere, to compare with."""
-        return _load(path)
+    def load(self, path: str | Path, **reading: Any) -> pl.DataFrame:
+        """A CSV or Parquet file from elsewhere, read without guessing; `reading` as in `outside.table`."""
+        from researchkit.experiments.outside import table
+
+        return table(path, **reading)
 
     def _repr_html_(self) -> str:
         from researchkit.views.cards import card

@@ -5,7 +5,8 @@
 # %% ../../nbs/backtest/57_attribution.ipynb #atr04
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import fsum
 from typing import Literal, get_args
 
 import numpy as np
@@ -106,6 +107,27 @@ def _charged(result: Result, cells: pl.DataFrame, sessions: pl.DataFrame) -> pl.
     )
     return pl.concat([direct, lent, nobody])
 
+# %% ../../nbs/backtest/57_attribution.ipynb #atr37
+_INCOME = {"i": pl.Int64, "symbol": pl.String, "money": pl.Float64}
+
+
+def _dividends(result: Result, cells: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
+    """Pay each cell its dividends: i, symbol, money."""
+    if result.market.actions is None:
+        return pl.DataFrame(schema=_INCOME)
+    at = sessions["ts_known"].search_sorted(result.market.actions["ts_event"], side="right")
+    acts = result.market.actions.with_columns(i=pl.Series(at).cast(pl.Int64)).sort(
+        "ts_event", maintain_order=True
+    )
+    split = pl.when(pl.col("kind") == "split").then("ratio").otherwise(1.0)
+    acts = acts.with_columns(grown=split.cum_prod().over("i", "symbol"))
+    paid = acts.filter(pl.col("kind").is_in(["dividend", "special"])).join(cells, on=["i", "symbol"])
+    known = multipliers(result.positions)
+    per = (
+        pl.col("symbol").replace_strict(known, default=1.0, return_dtype=pl.Float64) if known else pl.lit(1.0)
+    )
+    return paid.select("i", "symbol", money=pl.col("q0") * pl.col("grown") * pl.col("amount") * per)
+
 # %% ../../nbs/backtest/57_attribution.ipynb #atr17
 def in_cents(
     money: NDArray[np.float64],  # pieces, shape (n,), finite
@@ -197,6 +219,7 @@ def attribute(
     """Cut challenger minus baseline into entry, exit, size, price, cost and other, by symbol and session."""
     from researchkit.backtest.causes import causes_1d_nb
 
+    challenger, baseline = (replace(r, equity=r.equity.sort("ts_known")) for r in (challenger, baseline))
     _comparable(challenger, baseline)
     sessions = (
         challenger.equity.select("ts_known").with_row_index("i").with_columns(pl.col("i").cast(pl.Int64))
@@ -214,7 +237,23 @@ def attribute(
         for r, c, sign in ((challenger, one, 1), (baseline, two, -1))
     ]
     costs = pl.concat(paid).select("i", "symbol", cause=pl.lit("cost"), money="money")
-    pieces = pl.concat([moved, costs])
+    income = pl.concat(
+        _dividends(r, c, sessions).with_columns(pl.col("money") * sign)
+        for r, c, sign in ((challenger, one, 1), (baseline, two, -1))
+    ).select("i", "symbol", cause=pl.lit("other"), money="money")
+    pieces = pl.concat([moved, costs, income])
+    return _whole(
+        challenger,
+        baseline,
+        _stated(_added(_closed(pieces, challenger, baseline, sessions)), sessions, states),
+        sessions,
+    )
+
+
+def _closed(
+    pieces: pl.DataFrame, challenger: Result, baseline: Result, sessions: pl.DataFrame
+) -> pl.DataFrame:
+    """Add what the accounts earned and no piece explains: interest, and the dust of sums."""
     gap = (challenger.equity["net"] - baseline.equity["net"]) * challenger.capital
     whole = sessions.with_columns(gap=gap).join(
         grouped(pieces.sort("i", "symbol", "cause", "money"), ["i"], ["money"]).select("i", known="money"),
@@ -227,9 +266,7 @@ def attribute(
         cause=pl.lit("other"),
         money=pl.col("gap") - pl.col("known").fill_null(0.0),
     )
-    return _whole(
-        challenger, baseline, _stated(_added(pl.concat([pieces, other])), sessions, states), sessions
-    )
+    return pl.concat([pieces, other])
 
 # %% ../../nbs/backtest/57_attribution.ipynb #atr10
 def _added(pieces: pl.DataFrame) -> pl.DataFrame:
@@ -240,10 +277,16 @@ def _added(pieces: pl.DataFrame) -> pl.DataFrame:
 
 
 def _whole(challenger: Result, baseline: Result, pieces: pl.DataFrame, sessions: pl.DataFrame) -> Attribution:
-    """Round the pieces to cents and put them together."""
+    """Round the pieces to cents and put them beside the whole, which is counted without them."""
+    gap = (challenger.equity["net"] - baseline.equity["net"]) * challenger.capital
+    whole = round(100.0 * fsum(gap))
     cents = in_cents(pieces["money"].to_numpy())
+    if (
+        cents.size and abs(short := whole - int(cents.sum())) == 1
+    ):  # the two sums met on either side of half a cent
+        cents[-1] += short
     rows = pieces.with_columns(cents=pl.Series(cents)).join(sessions, on="i", maintain_order="left")
     kept = rows.filter(pl.col("cents") != 0).select("ts_known", "symbol", "cause", "state", "cents")
     names = challenger.label or "challenger", baseline.label or "baseline"
     earned = tuple(float(r.equity["net"].to_numpy().sum()) * r.capital for r in (challenger, baseline))
-    return Attribution(*names, kept, int(cents.sum()), earned)  # type: ignore[arg-type]
+    return Attribution(*names, kept, whole, earned)  # type: ignore[arg-type]

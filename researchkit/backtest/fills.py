@@ -64,6 +64,8 @@ class Result:
     market: Market = field(default_factory=Market)
     state: State | None = None  # hand it to the next run
     past: State | None = None  # what this run began with; None: nothing
+    signals: pl.DataFrame | None = None  # SIGNALS that were traded, as they were handed in
+    bars: pl.DataFrame | None = None  # BARS they were traded on, as they were handed in: not copied
 
     @property
     def turnover(self) -> float:
@@ -180,4 +182,6 @@ def simulate(
         market=market,
         state=assembly.left_behind(seen_bars, of, before, walked, extra, closes),
         past=state,
+        signals=signals,
+        bars=bars,
     )

@@ -240,7 +240,6 @@ def _of_trades(result: Result) -> dict[str, float | None]:
         .agg(pl.col("price").last())
     )
     marks = dict(last.iter_rows())
-    trips = trades.round_trips(
-        result.fills, marks=marks, points=trades.multipliers(result.positions), actions=result.market.actions
-    )
+    points, splits = trades.multipliers(result.positions), trades.splits_of(result)
+    trips = trades.round_trips(result.fills, marks=marks, points=points, splits=splits)
     return trades.measures(trips, capital=result.capital)

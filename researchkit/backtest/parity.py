@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 # %% auto #0
-__all__ = ['Side', 'Level', 'sentence', 'compare_level', 'Parity', 'unseen', 'first_divergence']
+__all__ = ['Side', 'Level', 'sentence', 'compare_level', 'Parity', 'unseen', 'assumed', 'first_divergence']
 
 # %% ../../nbs/backtest/54_parity.ipynb #par07
 _KEYS = {
@@ -93,7 +93,7 @@ class Level:
     """What two systems show of one level, and how it differs."""
 
     name: str
-    state: str  # "identical", "differs", or "not given by …"
+    state: str  # "identical", "differs", "not given by …", or "not kept by …": a run that cannot vouch for it
     rows: tuple[int, int] = (0, 0)  # of A and of B
     columns: tuple[str, ...] = ()  # compared
     left_out: tuple[str, ...] = ()  # columns that only one side has
@@ -234,9 +234,11 @@ def compare_level(
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got '{level}'")
     one, two, note = _shown(a, b, level)
+    unkept = [s.label for s in (a, b) if _FIELDS[level] in s.unkept]
     if one is None or two is None:
         lacking = [s.label for s, f in ((a, one), (b, two)) if f is None]
-        return Level(level, f"not given by {lacking[0] if len(lacking) == 1 else 'either'}")
+        verb = "kept" if set(lacking) <= set(unkept) else "given"
+        return Level(level, f"not {verb} by {lacking[0] if len(lacking) == 1 else 'either'}")
     one, two, key = _numbers(one, level), _numbers(two, level), _KEYS[level]
     columns = tuple(c for c in one.columns if c in two.columns and c not in key)
     left = tuple(sorted((set(one.columns) ^ set(two.columns)) - set(key)))
@@ -245,6 +247,8 @@ def compare_level(
     stamps = pl.concat([one[key[0]], two[key[0]]])
     span = (stamps.min(), stamps.max()) if stamps.len() else None
     state = "differs" if found.height else "identical"
+    if unkept and not found.height:
+        return Level(level, f"not kept by {unkept[0] if len(unkept) == 1 else 'either'}")
     made = Level(level, state, (one.height, two.height), columns, left, note, span, found)  # type: ignore[arg-type]
     return made if made.first is None else replace(made, around=_around(both, made.first))
 
@@ -264,6 +268,7 @@ class Parity:
     b: str
     levels: tuple[Level, ...]
     tolerance: Tolerance
+    terms: tuple[tuple[str, str, str], ...] = ()  # assumed differently: name, A's, B's
 
     @property
     def agrees(self) -> bool:
@@ -302,18 +307,31 @@ class Parity:
             mark = "   ← broke first" if level is broke else ""
             if level.state != "not given by either":
                 lines.append(f"{level.name:<11} {sentence(level)}{mark}")
-        behind = unseen(self)
-        return "\n".join([*lines, *([behind] if behind else [])])
+        behind = [words for words in (assumed(self), unseen(self)) if words]
+        return "\n".join([*lines, *behind])
 
 # %% ../../nbs/backtest/54_parity.ipynb #par33
 def unseen(found: Parity) -> str:
     """Say what could not be looked at behind the level that broke first, "" for nothing."""
-    missing = [level.name for level in found.levels if level.state.startswith("not given")]
+    missing = [level.name for level in found.levels if level.state.startswith("not ")]
     if found.broke is None:
         return f"not compared: {', '.join(missing)}" if missing else ""
     after = LEVELS[LEVELS.index(found.broke.name) + 1 :]
     deeper = [name for name in missing if name in after]
     return f"the cause may lie deeper: {', '.join(deeper)} could not be compared" if deeper else ""
+
+# %% ../../nbs/backtest/54_parity.ipynb #par36
+def assumed(found: Parity) -> str:
+    """Say which assumptions differ, "" for none."""
+    said = [f"{name} {a} against {b}" for name, a, b in found.terms]
+    more = f" and {len(said) - 5} more" if len(said) > 5 else ""
+    return f"assumed differently: {', '.join(said[:5])}{more}" if said else ""
+
+
+def _parted(a: System, b: System) -> tuple[tuple[str, str, str], ...]:
+    """List the terms that both sides state, and not alike."""
+    names = [n for n in a.terms if n in b.terms and a.terms[n] != b.terms[n]]
+    return tuple((n, a.terms[n], b.terms[n]) for n in names)
 
 # %% ../../nbs/backtest/54_parity.ipynb #par17
 Side = System | Result | pl.DataFrame
@@ -340,4 +358,4 @@ def first_divergence(
     tolerance = Tolerance(ulps, absolute)
     one, two = _system(a, "the first table"), _system(b, "the second table")
     levels = tuple(compare_level(one, two, level, tolerance=tolerance, ticks=ticks) for level in LEVELS)
-    return Parity(one.label, two.label, levels, tolerance)
+    return Parity(one.label, two.label, levels, tolerance, _parted(one, two))

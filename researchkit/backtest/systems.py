@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from ..errors import SchemaError
+from .stamps import instants
+from ..errors import SchemaError, not_found
 from ..frames import INSTANT
 
 if TYPE_CHECKING:
     from researchkit.backtest.fills import Result
 
 # %% auto #0
-__all__ = ['LEVELS', 'KINDS', 'System', 'of_result', 'foreign', 'of_frames']
+__all__ = ['LEVELS', 'KINDS', 'System', 'plain', 'of_result', 'meanings', 'Reading', 'foreign', 'of_frames']
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys07
 LEVELS = ("equity", "daily P&L", "fills", "orders", "signals", "features", "input rows")  # from money to data
@@ -39,22 +40,37 @@ class System:
     features: pl.DataFrame | None = None  # ts_known, symbol, one column a feature
     bars: pl.DataFrame | None = None  # ts_event, symbol, open, high, low, close, volume
     capital: float | None = None  # money; None: unknown
+    unkept: Mapping[str, str] = field(default_factory=dict)  # frame → why a run cannot vouch for it
+    terms: Mapping[str, str] = field(default_factory=dict)  # what was assumed: "costs.bps" → "1.0"
 
     def __repr__(self) -> str:
         shown = {n: f.height for n, f in vars(self).items() if isinstance(f, pl.DataFrame)}
         return f"{self.label}: " + (", ".join(f"{n} {rows:,}" for n, rows in shown.items()) or "nothing")
 
+# %% ../../nbs/backtest/52_systems.ipynb #sys27
+def plain(
+    value: object,  # nested mappings of plain values
+    prefix: str = "",
+) -> dict[str, str]:  # dotted name → text
+    """Write nested terms under dotted names."""
+    if isinstance(value, Mapping):
+        parts = [plain(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in value.items()]
+        return {k: v for part in parts for k, v in part.items()}
+    return {prefix: str(value)}
+
 # %% ../../nbs/backtest/52_systems.ipynb #sys23
 def of_result(
     result: Result,  # of a backtest
     *,
-    signals: pl.DataFrame | None = None,  # SIGNALS that were simulated
+    signals: pl.DataFrame | None = None,  # SIGNALS that were simulated; None: the result's own
     features: pl.DataFrame | None = None,  # FEATURES behind them
-    bars: pl.DataFrame | None = None,  # BARS that were traded
+    bars: pl.DataFrame | None = None,  # BARS that were traded; None: the result's own
     label: str | None = None,  # None: the result's
 ) -> System:
     """Show a result of this house, with what the caller still has of its origins."""
     names = ("ts_known", "cash", "position_value", "equity")
+    signals = result.signals if signals is None else signals
+    bars = result.bars if bars is None else bars
     return System(
         label=label or result.label or "researchkit",
         equity=result.equity.select(names),
@@ -66,6 +82,7 @@ def of_result(
         features=features,
         bars=bars,
         capital=result.capital,
+        terms=plain({"fill": result.fill, "costs": asdict(result.costs)}),
     )
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys09
@@ -82,18 +99,29 @@ _WORDS = {
 }
 
 
-def _renamed(frame: pl.DataFrame) -> pl.DataFrame:
-    """Give columns our names where we know theirs; refuse two columns that mean the same."""
+def meanings(
+    names: Iterable[str],  # columns of a foreign table
+    columns: Mapping[str, str] | None = None,  # its name → ours, where ours would not be understood
+    *,
+    what: str = "foreign table",  # for messages
+) -> dict[str, str]:  # its name → ours, or its own in small letters; SchemaError when two mean the same
+    """Say what each column of a foreign table means."""
+    names, told = list(names), dict(columns or {})
+    if lost := [c for c in told if c not in names]:
+        raise not_found(f"column of {what}", lost[0], names)
     meant = {there: here for here, words in _WORDS.items() for there in words}
-    plain = {c: c.strip().lower().replace(" ", "_") for c in frame.columns}
-    ours = {c: meant.get(p, p) for c, p in plain.items()}
+    plain_ = {c: c.strip().lower().replace(" ", "_") for c in names}
+    ours = {c: told.get(c, meant.get(p, p)) for c, p in plain_.items()}
     if twice := sorted({n for n in ours.values() if list(ours.values()).count(n) > 1}):
         both = [c for c, n in ours.items() if n == twice[0]]
-        raise SchemaError(f"foreign table: columns {both} both mean '{twice[0]}': drop or rename one")
-    return frame.rename(ours)
+        raise SchemaError(
+            f"{what}: columns {both} both mean '{twice[0]}': say what one of them is instead, "
+            f"columns={{'{both[1]}': 'other'}}"
+        )
+    return ours
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys24
-def _kind(columns: Iterable[str]) -> str:
+def _kind(columns: Iterable[str], what: str = "foreign table") -> str:
     """Say what a table is by its columns, or raise a SchemaError that lists them."""
     has = set(columns)
     if {"open", "high", "low", "close"} <= has:
@@ -110,49 +138,37 @@ def _kind(columns: Iterable[str]) -> str:
     if "symbol" in has:
         return "features"
     raise SchemaError(
-        f"foreign table: its columns fit none of {', '.join(KINDS)}, got {sorted(has)}: say kind="
+        f"{what}: its columns fit none of {', '.join(KINDS)}, got {sorted(has)}: say kind=, or what they "
+        "mean: columns={'theirs': 'equity'}"
     )
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys12
 _STARTS = ("fills", "bars")  # rows stamped with the start of their bar
 
 
-def _stamped(frame: pl.DataFrame, kind: str, interval: timedelta) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Reading:
+    """How a foreign table is to be read."""
+
+    interval: timedelta = timedelta(days=1)  # of a bar: an evening is so much later than its date
+    columns: Mapping[str, str] | None = None  # its name → ours, where ours would not be understood
+    times: str | None = None  # how times are written, in the letters of strptime; None: ISO
+    zone: str | None = None  # where the clock hangs that wrote times of day without an offset
+    what: str = "foreign table"  # for messages: the file's name
+    first: int = 1  # number of the first row, for messages: 2 in a file with a header
+
+
+def _stamped(frame: pl.DataFrame, kind: str, called: Mapping[str, str], how: Reading) -> pl.DataFrame:
     """Turn the column of time into `ts_event` or `ts_known`, nanoseconds UTC."""
     name = "ts_event" if kind in _STARTS else "ts_known"
     found = next((c for c in (name, "ts") if c in frame.columns), None)
     if found is None:
-        raise SchemaError(f"foreign table of {kind}: no column of time, got {frame.columns}")
-    at = frame[found]
-    if at.dtype == pl.Null:
-        at = at.cast(pl.Date)
-    if at.dtype == pl.String:
-        at = _read(at, f"foreign table of {kind}: column '{found}'")
-    if at.dtype != pl.Date and not isinstance(at.dtype, pl.Datetime):
-        raise SchemaError(
-            f"foreign table of {kind}: column '{found}' must be dates or instants, got {at.dtype}"
-        )
-    stamps = at.cast(pl.Datetime("ns")) if at.dtype == pl.Date else at.dt.cast_time_unit("ns")
-    zone = getattr(stamps.dtype, "time_zone", None)
-    stamps = stamps.dt.convert_time_zone("UTC") if zone else stamps.dt.replace_time_zone("UTC")
-    bare = found == "ts" and bool((stamps.to_physical() % 86_400_000_000_000 == 0).all())
-    if bare and kind not in _STARTS:
-        stamps = stamps + interval
+        raise SchemaError(f"{how.what} of {kind}: no column of time, got {list(called.values())}")
+    said = f"{how.what}: column '{called[found]}'"
+    stamps, days = instants(frame[found], said, pattern=how.times, zone=how.zone, first=how.first)
+    if days and found == "ts" and kind not in _STARTS:
+        stamps = stamps + how.interval
     return frame.drop(found).insert_column(0, stamps.alias(name).cast(INSTANT))
-
-# %% ../../nbs/backtest/52_systems.ipynb #sys25
-def _read(at: pl.Series, what: str) -> pl.Series:
-    """Read instants written as text; SchemaError for what is no ISO date."""
-    first = at.drop_nulls().head(1).to_list()
-    zoned = bool(first) and first[0].rstrip().endswith(("Z", "+00:00", "+0000"))
-    try:
-        if not at.str.contains(r"^\s*\d{4}-\d{2}-\d{2}").all():
-            raise pl.exceptions.ComputeError("not an ISO date")  # polars would guess at 9.3.2009
-        return at.str.to_datetime(time_unit="ns", strict=True, time_zone="UTC" if zoned else None)
-    except pl.exceptions.PolarsError as e:
-        raise SchemaError(
-            f"{what} must be ISO dates like 2009-03-09, got '{first[0] if first else None}'"
-        ) from e
 
 # %% ../../nbs/backtest/52_systems.ipynb #sys13
 _NUMBERS = (
@@ -170,36 +186,51 @@ _NUMBERS = (
 )
 
 
-def _numeric(rows: pl.DataFrame, kind: str) -> pl.DataFrame:
+def _numeric(rows: pl.DataFrame, called: Mapping[str, str], how: Reading) -> pl.DataFrame:
     """Turn what must be numbers into doubles; SchemaError names the first text that is none."""
     for name in (n for n in _NUMBERS if n in rows.columns and rows.schema[n] in (pl.String, pl.Null)):
         read = rows[name].cast(pl.String).str.strip_chars().replace("", None)
         made = read.cast(pl.Float64, strict=False)
-        if (bad := read.filter(made.is_null() & read.is_not_null())).len():
-            raise SchemaError(f"foreign table of {kind}: column '{name}' must be numbers, got '{bad[0]}'")
+        if (bad := ~made.is_finite().fill_null(value=False) & read.is_not_null()).any():
+            row = int(bad.arg_true()[0])
+            raise SchemaError(
+                f"{how.what}: column '{called[name]}': row {row + how.first}: '{read[row]}' is no number"
+            )
         rows = rows.with_columns(made.alias(name))
-    plain = pl.selectors.numeric() - pl.selectors.by_name("order", "volume", require_all=False)
-    return rows.with_columns(plain.cast(pl.Float64))
+    if "symbol" in rows.columns:
+        named = rows["symbol"].cast(pl.String).str.strip_chars().replace("", None)
+        if named.null_count():
+            row = int(named.is_null().arg_true()[0])
+            raise SchemaError(f"{how.what}: column '{called['symbol']}': row {row + how.first}: no symbol")
+        rows = rows.with_columns(named.alias("symbol"))
+    plain_ = pl.selectors.numeric() - pl.selectors.by_name("order", "volume", require_all=False)
+    return rows.with_columns(plain_.cast(pl.Float64))
 
 
 def foreign(
     frame: pl.DataFrame,  # of another system: any names, dates or instants, integers or decimals
     *,
     kind: str | None = None,  # one of KINDS; None: seen by its columns
-    interval: timedelta = timedelta(days=1),  # of a bar: an evening is so much later than its date
+    how: Reading | None = None,  # None: its defaults
 ) -> tuple[str, pl.DataFrame]:  # kind, and the table with our names, instants and floats, sorted
-    """Read a table of another system; raises SchemaError naming the column that is not understood."""
+    """Read a table of another system; raises SchemaError naming the column and the row that is not understood."""
+    how = how or Reading()
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got '{kind}'")
-    named = _renamed(frame)
-    kind = kind or _kind(named.columns)
-    rows = _stamped(named, kind, interval)
-    rows = _numeric(rows, kind)
+    ours = meanings(frame.columns, how.columns, what=how.what)
+    called = {here: there for there, here in ours.items()}
+    kind = kind or _kind(called, how.what)
+    rows = _numeric(_stamped(frame.rename(ours), kind, called, how), called, how)
     if "side" in rows.columns and kind == "fills":
         sells = pl.col("side").cast(pl.String).str.to_lowercase().str.starts_with("s")
         rows = rows.with_columns(
             quantity=pl.when(sells).then(-pl.col("quantity").abs()).otherwise("quantity")
         ).drop("side")
+    if kind == "positions" and (twice := rows.select("ts_known", "symbol").is_duplicated()).any():
+        row = int(twice.arg_true()[1])
+        raise SchemaError(
+            f"{how.what}: row {row + how.first}: a second position of {rows['symbol'][row]} at that time"
+        )
     keys = [c for c in ("ts_event", "ts_known", "symbol", "order") if c in rows.columns]
     return kind, rows.sort(keys[:3], maintain_order=True)
 
@@ -209,12 +240,12 @@ def of_frames(
     named: Mapping[str, pl.DataFrame] | None = None,  # one of KINDS → table, where the columns do not say it
     label: str = "the old system",
     capital: float | None = None,  # money it began with; gives the first session its profit
-    interval: timedelta = timedelta(days=1),  # of a bar
+    how: Reading | None = None,  # how all of them are to be read
 ) -> System:
     """Gather the tables of a foreign system; raises SchemaError when two are of one kind."""
     made = System(label, capital=capital)
     for told, table in [*((None, t) for t in tables), *(named or {}).items()]:
-        kind, rows = foreign(table, kind=told, interval=interval)
+        kind, rows = foreign(table, kind=told, how=how)
         if getattr(made, kind) is not None:
             raise SchemaError(f"{label}: two tables are {kind}; say which is what with `foreign(…, kind=)`")
         made = replace(made, **{kind: rows})  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from researchkit.backtest.fills import Result
 
 # %% auto #0
-__all__ = ['multipliers', 'with_multiplier', 'round_trips', 'measures']
+__all__ = ['multipliers', 'with_multiplier', 'splits_of', 'round_trips', 'measures']
 
 # %% ../../nbs/backtest/35_trades.ipynb #trd21
 def multipliers(
@@ -41,51 +41,84 @@ def with_multiplier(
     )
     return result.fills.with_columns(multiplier=per)
 
+# %% ../../nbs/backtest/35_trades.ipynb #trd24
+_SPLITS = {"ts_event": frames.INSTANT, "symbol": pl.String, "ratio": pl.Float64}
+
+
+def splits_of(
+    result: Result,  # of a backtest
+) -> (
+    pl.DataFrame | None
+):  # ts_event, symbol, ratio: in force for fills at or after ts_event; None: no actions
+    """Read the splits of a result, each at the end of the session before it."""
+    actions = result.market.actions
+    if actions is None:
+        return None
+    found = actions.filter(pl.col("kind") == "split").select(*_SPLITS).sort("ts_event")
+    if result.fill == "quotes":
+        return found
+    ends = result.equity.select(end="ts_known").sort("end")
+    met = found.join_asof(ends, left_on="ts_event", right_on="end", strategy="backward")
+    return met.select(pl.coalesce("end", "ts_event").alias("ts_event"), "symbol", "ratio")
+
+
+def _factors(
+    rows: pl.DataFrame,  # FILLS
+    splits: pl.DataFrame | None,
+) -> (
+    pl.DataFrame
+):  # FILLS with `factor`: shares at the fill for one of the beginning; `final`: after all splits
+    """Put the product of all splits so far beside every fill."""
+    if splits is None or splits.height == 0:
+        return rows.with_columns(factor=pl.lit(1.0), final=pl.lit(1.0))
+    grown = splits.select(*_SPLITS).sort("symbol", "ts_event", maintain_order=True)
+    grown = grown.with_columns(factor=pl.col("ratio").cum_prod().over("symbol")).sort(
+        "ts_event", maintain_order=True
+    )
+    last = grown.group_by("symbol").agg(final=pl.col("factor").last())
+    met = rows.sort("ts_event", maintain_order=True).join_asof(
+        grown.select("ts_event", "symbol", "factor"),
+        on="ts_event",
+        by="symbol",
+        strategy="backward",
+        check_sortedness=False,
+    )
+    return met.join(last, on="symbol", how="left").with_columns(pl.col("factor", "final").fill_null(1.0))
+
 # %% ../../nbs/backtest/35_trades.ipynb #trd07
 _COSTS = ("commission", "spread", "slippage", "impact", "borrow")
 
 
-def _in_last_shares(
-    traded: pl.DataFrame,  # FILLS
-    actions: pl.DataFrame | None,  # corporate actions; splits count, the rest is ignored
-) -> pl.DataFrame:  # FILLS whose quantities and prices are of shares of the end
-    """Undo splits between fills."""
-    if actions is None:
-        return traded
-    found = traded
-    for at, symbol, ratio in (
-        actions.filter(pl.col("kind") == "split").select("ts_event", "symbol", "ratio").iter_rows()
-    ):
-        before = (pl.col("symbol") == symbol) & (pl.col("ts_event") < at)
-        scaled = {"quantity": pl.col("quantity") * ratio, "price": pl.col("price") / ratio}
-        found = found.with_columns(
-            pl.when(before).then(new).otherwise(pl.col(name)).alias(name) for name, new in scaled.items()
-        )
-    return found
-
-
 def _legs(
     checked: pl.DataFrame,  # FILLS
-) -> pl.DataFrame:  # FILLS with `before`, `trip`; a fill through zero as two rows
+    splits: pl.DataFrame | None,
+) -> (
+    pl.DataFrame
+):  # FILLS with `before`, `after`, `unit` (first day's shares), `trip`; a fill through zero as two
     """Cut fills at zero and number the round trips of each symbol."""
-    traded = checked.filter(pl.col("quantity") != 0.0).with_columns(
+    happened = checked.filter(pl.col("quantity") != 0.0).with_columns(
         later=~((pl.col("order") > 0) & pl.col("reason").is_in(["add", "reduce", "reverse"])),
         trade=pl.col("order").abs(), leaving=pl.col("order") < 0,
     )  # fmt: skip
     turn = ["symbol", "ts_event", "later", "trade", "leaving"]
-    ordered = traded.sort(turn)
-    after = pl.col("quantity").cum_sum().over("symbol")
-    dust = 1e-9 * pl.col("quantity").abs().max().over("symbol")
+    ordered = _factors(happened, splits).sort(turn)
+    ordered = ordered.with_columns(unit=pl.col("quantity") / pl.col("factor"))
+    after = pl.col("unit").cum_sum().over("symbol")
+    dust = 1e-9 * pl.col("unit").abs().max().over("symbol")
     held = ordered.with_columns(after=pl.when(after.abs() > dust).then(after).otherwise(0.0))
     held = held.with_columns(before=pl.col("after").shift(1, fill_value=0.0).over("symbol"))
     through = pl.col("before") * pl.col("after") < 0.0
     closing = held.filter(through).with_columns(part=-pl.col("before"), leg=0, after=pl.lit(0.0))
     opening = held.filter(through).with_columns(part=pl.col("after"), leg=1, before=pl.lit(0.0))
-    whole = held.filter(~through).with_columns(part=pl.col("quantity"), leg=0)
+    whole = held.filter(~through).with_columns(part=pl.col("unit"), leg=0)
     rows = pl.concat([whole, closing, opening]).sort(*turn, "leg")
-    share = pl.col("part") / pl.col("quantity")
-    rows = rows.with_columns(*(pl.col(c) * share for c in _COSTS), quantity=pl.col("part"))
-    return rows.with_columns(trip=(pl.col("before") == 0.0).cast(pl.Int64).cum_sum().over("symbol"))
+    share = pl.col("part") / pl.col("unit")
+    rows = rows.with_columns(*(pl.col(c) * share for c in (*_COSTS, "quantity")), unit=pl.col("part"))
+    rows = rows.with_columns(trip=(pl.col("before") == 0.0).cast(pl.Int64).cum_sum().over("symbol"))
+    ended = pl.col("after").last() == 0.0
+    return rows.with_columns(
+        told=pl.when(ended).then(pl.col("factor").last()).otherwise(pl.col("final")).over("symbol", "trip")
+    )
 
 # %% ../../nbs/backtest/35_trades.ipynb #trd09
 def round_trips(
@@ -93,24 +126,21 @@ def round_trips(
     *,
     marks: Mapping[str, float] | None = None,  # last price per symbol, for what is still open
     points: Mapping[str, float] | None = None,  # money per point and unit, from `multipliers`; default 1
-    actions: pl.DataFrame | None = None,  # of the market, for its splits; None: there were none
+    splits: pl.DataFrame | None = None,  # ts_event, symbol, ratio, from `splits_of`; None: there are none
 ) -> pl.DataFrame:  # symbol, side, opened, closed, fills, quantity, entry, exit, gross, costs, net
     """List round trips, flat to flat, in order of opening; profit and costs in money, entry and exit in prices."""
-    checked = _in_last_shares(frames.check(traded, frames.FILLS), actions)
-    known = pl.DataFrame(
-        {"symbol": list(marks or {}), "mark": list((marks or {}).values())},
-        schema={"symbol": pl.String, "mark": pl.Float64},
-    )
-    q, f = pl.col("quantity"), pl.col("price")
+    legs = _legs(frames.check(traded, frames.FILLS), splits)
+    q, f, unit = pl.col("quantity"), pl.col("price"), pl.col("unit") * pl.col("told")
     each = pl.col("symbol").replace_strict(points, default=1.0, return_dtype=pl.Float64) if points else 1.0
     side = pl.when(pl.col("before") != 0.0).then("before").otherwise("after").sign()
     up = pl.when(q.sign() == side)
-    legs = _legs(checked).with_columns(
+    legs = legs.with_columns(
         cash=-(q * f), costs=pl.sum_horizontal(_COSTS),
-        paid=up.then(q * f).otherwise(0.0), bought=up.then(q).otherwise(0.0),
-        got=up.then(0.0).otherwise(q * f), sold=up.then(0.0).otherwise(q),
+        paid=up.then(q * f).otherwise(0.0), bought=up.then(unit).otherwise(0.0),
+        got=up.then(0.0).otherwise(q * f), sold=up.then(0.0).otherwise(unit),
     )  # fmt: skip
     sums = grouped(legs, ["symbol", "trip"], ["cash", "costs", "paid", "bought", "got", "sold"])
+    told = pl.col("told").last()
     trips = (
         legs.group_by("symbol", "trip", maintain_order=True)
         .agg(
@@ -118,22 +148,27 @@ def round_trips(
             opened=pl.col("ts_event").first(),
             closed=pl.when(pl.col("after").last() == 0.0).then(pl.col("ts_event").last()),
             fills=pl.len(),
-            quantity=pl.col("after").abs().max(),
-            left=pl.col("after").last(),
+            quantity=pl.col("after").abs().max() * told,
+            left=pl.col("after").last() * told,
         )
         .join(sums.drop("rows"), on=["symbol", "trip"], how="left", maintain_order="left")
         .with_columns(entry=pl.col("paid") / pl.col("bought"), exit=pl.col("got") / pl.col("sold"))
+    )
+    return _valued(trips, marks or {}, each)
+
+
+def _valued(trips: pl.DataFrame, marks: Mapping[str, float], each: pl.Expr | float) -> pl.DataFrame:
+    """Put profit beside trips, what is open at its mark."""
+    known = pl.DataFrame(
+        {"symbol": list(marks), "mark": list(marks.values())},
+        schema={"symbol": pl.String, "mark": pl.Float64},
     )
     held = pl.when(pl.col("left") == 0.0).then(0.0).otherwise(pl.col("left") * pl.col("mark"))
     trips = trips.join(known, on="symbol", how="left", maintain_order="left").with_columns(
         gross=(pl.col("cash") + held) * each
     )
     trips = trips.with_columns(net=pl.col("gross") - pl.col("costs"), exit=pl.col("exit").fill_nan(None))
-    return (
-        trips.drop("cash", "left", "mark", "trip")
-        .select(*_TRIP)
-        .sort("opened", "symbol", maintain_order=True)
-    )
+    return trips.select(*_TRIP).sort("opened", "symbol", maintain_order=True)
 
 
 _TRIP = ("symbol", "side", "opened", "closed", "fills", "quantity", "entry", "exit", "gross", "costs", "net")

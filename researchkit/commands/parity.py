@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,14 @@ def _looked_up(names: tuple[str, str], workspace: Path | None) -> Workspace | No
     return None if all(Path(n).exists() for n in names) else opened(workspace)
 
 
+def _columns(said: list[str]) -> dict[str, str]:
+    """Read `theirs=ours`; a person who wrote something else is told so."""
+    pairs = [c.partition("=") for c in said]
+    if bad := [c for c, (_, sign, ours) in zip(said, pairs, strict=True) if not sign or not ours]:
+        raise typer.BadParameter(f"--column must be THEIRS=OURS, got '{bad[0]}'")
+    return {theirs: ours for theirs, _, ours in pairs}
+
+
 def _as_json(found: Parity) -> dict[str, object]:
     """Lay a parity check out for programs."""
     broke = None if found.broke is None else found.broke.name
@@ -36,6 +44,7 @@ def _as_json(found: Parity) -> dict[str, object]:
         "complete": found.complete,
         "broke": broke,
         "levels": levels,
+        "terms": [dict(zip(("name", "a", "b"), term, strict=True)) for term in found.terms],
     }
 
 # %% ../../nbs/commands/19_parity.ipynb #cpa08
@@ -46,6 +55,21 @@ def parity(
     absolute: Annotated[float, typer.Option(help="Tolerance, in the unit of each column.", min=0.0)] = 0.0,
     capital: Annotated[float | None, typer.Option(help="Money that a foreign system began with.")] = None,
     bar_hours: Annotated[float, typer.Option(help="Hours of a foreign system's bars.", min=0.0)] = 24.0,
+    column: Annotated[
+        list[str] | None, typer.Option(help="THEIRS=OURS: what a column of the files means.")
+    ] = None,
+    times: Annotated[
+        str | None, typer.Option(help="How the files write times, as %d.%m.%Y; default: ISO.")
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="Where the clock hangs of times without an offset.")
+    ] = None,
+    separator: Annotated[str, typer.Option(help="Between the cells of a CSV.")] = ",",
+    decimal: Annotated[str, typer.Option(help="The point of a CSV's numbers.")] = ".",
+    encoding: Annotated[str, typer.Option(help="What a CSV was written in.")] = "utf-8",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Exit 1 unless all seven levels were compared.")
+    ] = False,
     page: Annotated[Path | None, typer.Option(help="Write the levels to this HTML file.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -57,7 +81,9 @@ def parity(
     from researchkit.operations.sides import side
 
     ws, interval = _looked_up((a, b), workspace), timedelta(hours=bar_hours)
-    one, two = (side(name, ws=ws, capital=capital, interval=interval) for name in (a, b))
+    how: dict[str, Any] = {"columns": _columns(column or []), "times": times, "zone": zone}
+    how |= {"separator": separator, "decimal": decimal, "encoding": encoding}
+    one, two = (side(name, ws=ws, capital=capital, interval=interval, **how) for name in (a, b))
     found = first_divergence(one, two, ulps=ulps, absolute=absolute)
     if page is not None:
         from researchkit.views.parity import parity_page
@@ -67,5 +93,5 @@ def parity(
         say_json(_as_json(found))
     else:
         typer.echo(repr(found))
-    if not found.agrees:
+    if not found.agrees or (complete and not found.complete):
         raise typer.Exit(1)

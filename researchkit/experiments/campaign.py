@@ -17,11 +17,12 @@ from ..context import Context, parse_table
 from ..errors import IntegrityError
 from . import provenance, sealing
 from .judgement import agree, body_of, difference_on_sealed, frozen, verdict_of
+from .proofs import Evidence, proofs
 from .registration import Registration
 from .screens import Screen, refused
 from .sealing import Campaign, Opening, find_campaign
 from .trials import census
-from .verdict import Condition, Verdict, decide
+from .verdict import Verdict, decide
 from .warehouse import Warehouse
 from ..security.ledger import Entry, Ledger, canonical
 from ..security.policy import Policy
@@ -73,7 +74,7 @@ def look(
     parts: Parts,
     equities: Mapping[str, pl.DataFrame],  # strategy → EQUITY over history and sealed sessions; baseline too
     code: str,  # hash of the code that computed them: provenance.code()["strategy"]
-    tested: Mapping[str, Mapping[str, Condition]] | None = None,  # challenger → condition → what was found
+    evidence: Mapping[str, Evidence] | None = None,  # strategy → result and forecasts; who brings none fails
     naive: Mapping[str, str] | None = None,  # challenger → what the naive gate says, to stand beside
 ) -> tuple[Verdict, ...]:  # as recorded
     """Look once at the sealed sessions and write the verdicts; a second look must find the same."""
@@ -95,7 +96,7 @@ def look(
         if held is None
         else held.body["verdicts"][0]["streams"],
         tier=parts.tier,
-        tested=tested,
+        tested=proofs(registration, evidence or {}, equities),
         late=sealing.late(campaign, ledger=parts.ledger),
     )
     here = provenance.machine()
@@ -266,11 +267,11 @@ class Gate:
             str, pl.DataFrame
         ],  # strategy → EQUITY over history and sealed sessions; baseline too
         code: str,  # hash of the code that computed them: provenance.code()["strategy"]
-        tested: Mapping[str, Mapping[str, Condition]] | None = None,
+        evidence: Mapping[str, Evidence] | None = None,  # strategy → result and forecasts, baseline too
         naive: Mapping[str, str] | None = None,
     ) -> tuple[Verdict, ...]:
         """Look once and write the verdicts; looking again must find the same numbers."""
-        return look(campaign, parts=self._parts, equities=equities, code=code, tested=tested, naive=naive)
+        return look(campaign, parts=self._parts, equities=equities, code=code, evidence=evidence, naive=naive)
 
     def refuse(self, campaign: Campaign, challenger: str, *, screen: Screen, naive: str = "") -> None:
         """Write down, beside a campaign, a challenger that its screens refused."""

@@ -17,7 +17,7 @@ from .artifacts import logical_hash_of, predictions_hash, read_frame, read_model
 from .records import ALL_FOLDS, SCORES
 from .storing import rows_digest
 from .warehouse import Warehouse, read_equity
-from ..frames import EQUITY, FEATURES, FILLS, LABELS, PROBABILITIES, SIGNALS, logical_hash
+from ..frames import BARS, EQUITY, FEATURES, FILLS, LABELS, PROBABILITIES, SIGNALS, logical_hash
 from ..security.ledger import Entry, Ledger
 
 # %% auto #0
@@ -116,6 +116,7 @@ CONTRACTS = {
     "labels.parquet": LABELS,
     "probabilities.parquet": PROBABILITIES,
     "signals.parquet": SIGNALS,
+    "bars.parquet": BARS,
 }
 
 

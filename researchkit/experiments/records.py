@@ -18,9 +18,11 @@ from researchkit.experiments.artifacts import (
     bytes_artifact,
     frame_artifact,
     json_artifact,
+    logical_hash_of,
     model_artifact,
 )
 from researchkit.frames import (
+    BARS,
     EQUITY,
     FEATURES,
     FILLS,
@@ -47,7 +49,7 @@ class Record:
     metrics: dict[str, float | None]  # None: undefined, as a Sharpe ratio without variance
     calibration: tuple[dict[str, Any], ...]  # rows of scores: fold, stage, n, brier, …
     schema: tuple[dict[str, Any], ...]  # rows of the feature schema
-    assumptions: dict[str, Any]  # fill rule, costs, capital
+    assumptions: dict[str, Any]  # fill rule, capital, costs, rules, market
     tries: tuple[
         dict[str, Any], ...
     ] = ()  # point, stream and sharpe of what was tried; 0 is the result itself
@@ -62,14 +64,50 @@ def _frames(
             yield frame_artifact(f"{name}.parquet", check(frame, schema), schema)
 
 
-def _result(
-    result: Any,  # a backtest result, or an EQUITY frame
-) -> tuple[pl.DataFrame | None, pl.DataFrame | None, dict[str, Any]]:  # equity, fills, assumptions
-    """Take a backtest apart."""
+def _traded(result: Any) -> Iterator[Artifact]:
+    """Turn what a backtest did on its way into artifacts: orders, positions, hashes of its input rows, its market."""
+    from researchkit.backtest.origins import digests
+
+    bars = getattr(result, "bars", None)
+    found = {
+        "orders": result.orders,
+        "positions": result.positions,
+        "inputs": None if bars is None else digests(bars),
+        "actions": result.market.actions,
+        "contracts": result.market.contracts,
+        "brackets": result.rules.brackets,
+    }
+    for name, frame in found.items():
+        if frame is not None:
+            yield frame_artifact(f"{name}.parquet", frame)
+
+# %% ../../nbs/experiments/04_records.ipynb #rec33
+def _table(frame: pl.DataFrame | None) -> dict[str, Any] | None:
+    """Name a table by its rows and its hash."""
+    return None if frame is None else {"rows": frame.height, "hash": logical_hash_of(frame)}
+
+
+def _assumptions(result: Any) -> dict[str, Any]:
+    """Write down what a backtest was told: fill, capital, costs, rules, market."""
     if result is None or isinstance(result, pl.DataFrame):
-        return result, None, {}
-    costs = asdict(result.costs)
-    return result.equity, result.fills, {"fill": result.fill, "capital": result.capital, "costs": costs}
+        return {}
+    rules = {**vars(result.rules), "brackets": _table(result.rules.brackets)}
+    market = {name: _table(frame) for name, frame in vars(result.market).items()}
+    told = {"fill": result.fill, "capital": result.capital, "costs": asdict(result.costs)}
+    return {**told, "rules": rules, "market": market}
+
+
+def _signals(result: Any, given: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Choose the signals to keep: those that were simulated."""
+    traded = getattr(result, "signals", None)
+    if traded is None or given is None:
+        return given if traded is None else traded
+    if logical_hash(check(given, SIGNALS), SIGNALS) != logical_hash(traded, SIGNALS):
+        raise ValueError(
+            "signals: these are not the signals that the result was simulated on; leave signals= away, "
+            "or log the others under a strategy of their own"
+        )
+    return given
 
 # %% ../../nbs/experiments/04_records.ipynb #rec09
 def _finite(value: object) -> float | None:
@@ -194,9 +232,10 @@ def record(
     result: Any = None,  # a backtest result or an EQUITY frame
     features: pl.DataFrame | None = None,  # FEATURES
     view: Any = None,  # the feature view that made them
+    bars: pl.DataFrame | None = None,  # BARS, where rows were traded that no pin holds
     labels: pl.DataFrame | None = None,  # LABELS
     probabilities: pl.DataFrame | None = None,  # PROBABILITIES
-    signals: pl.DataFrame | None = None,  # SIGNALS
+    signals: pl.DataFrame | None = None,  # SIGNALS; None: those that the result was simulated on
     model: Any = None,  # an estimator, a mapping of them, or a fitted forecast
     calibration: Any = None,  # a calibration report
     artifacts: Mapping[str, bytes] | None = None,  # file name → bytes
@@ -205,7 +244,9 @@ def record(
     sweep: pl.DataFrame | None = None,  # every row of a sweep
 ) -> Record:
     """Take everything that was given apart, check it, and hash it; nothing is stored."""
-    equity, fills, assumptions = _result(result)
+    bare = result is None or isinstance(result, pl.DataFrame)
+    equity, fills = (result, None) if bare else (result.equity, result.fills)
+    assumptions = _assumptions(result)
     if continues is not None:
         assumptions = {**assumptions, "continues": continues}
     if probabilities is None:
@@ -216,10 +257,12 @@ def record(
         "features": (features, FEATURES),
         "labels": (labels, LABELS),
         "probabilities": (probabilities, PROBABILITIES),
-        "signals": (signals, SIGNALS),
+        "signals": (_signals(result, signals), SIGNALS),
+        "bars": (bars, BARS),
     }
     scores, tables = _calibration(calibration)
     said = [json_artifact("assumptions.json", assumptions)] if assumptions else []
+    said += [] if bare else _traded(result)
     added = [bytes_artifact(name, data) for name, data in (artifacts or {}).items()]
     return Record(
         strategy=strategy,

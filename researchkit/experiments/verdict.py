@@ -157,7 +157,7 @@ def conditions(
         else:
             found.append(
                 tested.get(name)
-                or Condition(name, False, "no test for it is built yet, so it counts as failed")
+                or Condition(name, False, "nothing was brought to test it, so it counts as failed")
             )
     return tuple(found)
 

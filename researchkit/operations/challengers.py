@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import polars as pl
 
 from ..backtest import Costs
 from ..backtest.fills import Fill, Result
+from ..experiments.proofs import Bounds
 
 if TYPE_CHECKING:
     from researchkit.calibration.forecast import FitResult
@@ -73,6 +74,13 @@ class Forecast:
     def probabilities(self) -> pl.DataFrame:
         """PROBABILITIES of every test span."""
         return self.fit.probabilities
+
+    @property
+    def threshold(self) -> float:
+        """The probability at which an entry breaks even."""
+        from researchkit.backtest.entries import break_even
+
+        return float(break_even(self.stakes.win, self.stakes.loss))
 
 
 def _stakes(
@@ -171,6 +179,9 @@ class Terms:
     bps: float = 1.0  # commission, basis points a side
     half_spread_bps: float = 0.5  # half spread, basis points a side
     reversed_symbols: tuple[str, ...] | None = None  # what the reversal trades; None: everything
+    bounds: Bounds | None = field(
+        default_factory=Bounds
+    )  # what the owner calls harmless; None: nothing was said, so nothing passes
 
     @property
     def costs(self) -> Costs:

@@ -105,8 +105,14 @@ def _agree(held: Mapping[str, Any], tried: Mapping[str, Any], what: Sequence[str
 
 def _terms(body: Mapping[str, Any]) -> Terms:
     """Read the terms that a run kept."""
-    stale = body["reversed_symbols"]
-    values = {**body, "entries": Entries(**body["entries"])}
+    from researchkit.experiments.proofs import Bounds
+
+    stale, bounds = body["reversed_symbols"], body.get("bounds")  # runs of earlier versions said no bounds
+    values = {
+        **body,
+        "entries": Entries(**body["entries"]),
+        "bounds": None if bounds is None else Bounds(**bounds),
+    }
     return Terms(**{**values, "reversed_symbols": None if stale is None else tuple(stale)})
 
 # %% ../../nbs/operations/02_programme.ipynb #prg18

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from ..backtest.systems import KINDS, System, of_frames
+from ..backtest.systems import KINDS, Reading, System, foreign, plain
 from ..errors import NotFound, SchemaError, not_found
+from ..experiments.outside import table
 
 if TYPE_CHECKING:
     from researchkit.workspace import Workspace
@@ -25,43 +28,34 @@ __all__ = ['of_files', 'of_run', 'side']
 _SUFFIXES = (".csv", ".parquet")
 
 
-def _table(path: Path) -> pl.DataFrame:
-    """Read one file; SchemaError names it when it is not what its name says."""
-    try:
-        return (
-            pl.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pl.read_csv(path, infer_schema_length=None)
-        )
-    except pl.exceptions.PolarsError as e:
-        raise SchemaError(
-            f"{path.name}: cannot be read as {path.suffix[1:]}: {str(e).partition(chr(10))[0]}"
-        ) from e
-
-
 def of_files(
     path: Path,  # a file, or a folder with files
     *,
     capital: float | None = None,  # money the old system began with
     interval: timedelta = timedelta(days=1),  # of its bars
+    **reading: Any,  # columns, times, zone, separator, decimal, encoding: see `outside.table`
 ) -> System:
-    """Read the tables of a foreign system; NotFound where there is none."""
+    """Read the tables of a foreign system; NotFound where there is none, SchemaError by file, row and column."""
     files = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise NotFound(f"{path} holds no CSV or Parquet file")
     if strange := [p for p in files if p.suffix not in _SUFFIXES]:
         raise SchemaError(f"{strange[0].name}: a table must be a .csv or a .parquet file")
-    called = {p.stem: _table(p) for p in files if p.stem in KINDS}
-    others = [_table(p) for p in files if p.stem not in KINDS]
-    return of_frames(*others, named=called, label=path.name, capital=capital, interval=interval)
+    made, zone = System(path.name, capital=capital), reading.get("zone")
+    columns: Mapping[str, str] = reading.pop("columns", None) or {}
+    tables = {file: table(file, columns=columns, mapped=path.is_dir(), **reading) for file in files}
+    for file, rows in tables.items():
+        how = Reading(interval, zone=zone, what=file.name, first=1 if file.suffix == ".parquet" else 2)
+        kind, found = foreign(rows, kind=file.stem if file.stem in KINDS else None, how=how)
+        if getattr(made, kind) is not None:
+            raise SchemaError(
+                f"{path.name}: two tables are {kind}, one of them {file.name}: call the files by what they are, or leave one away"
+            )
+        made = replace(made, **{kind: found})  # type: ignore[arg-type]
+    return made
 
 # %% ../../nbs/operations/21_sides.ipynb #sid12
-_KEPT = {
-    "equity": "equity.parquet",
-    "fills": "fills.parquet",
-    "signals": "signals.parquet",
-    "features": "features.parquet",
-}
+_KEPT = ("equity", "fills", "positions", "orders", "signals", "features")
 
 
 def _strategy(ws: Workspace, trial: str, wanted: str | None) -> str:
@@ -77,7 +71,38 @@ def _strategy(ws: Workspace, trial: str, wanted: str | None) -> str:
         raise not_found("strategy", wanted, logged)
     return wanted
 
+# %% ../../nbs/operations/21_sides.ipynb #sid21
+def _rows(
+    ws: Workspace,
+    trial: Mapping[str, Any],  # its row
+    kept: Mapping[str, pl.DataFrame],  # what it kept, by name
+) -> tuple[pl.DataFrame | None, str]:  # BARS with what is in doubt, and why the run cannot vouch for them
+    """Show the input rows of a run."""
+    from researchkit.backtest.origins import recognised
+
+    if "bars" in kept:
+        return kept["bars"], ""
+    if trial["pin"] is None:
+        return None, "no pin"
+    rows = ws.bars(ws.pins.get(trial["pin"]))
+    return (recognised(rows, kept["inputs"]), "") if "inputs" in kept else (rows, "no hashes of its rows")
+
 # %% ../../nbs/operations/21_sides.ipynb #sid20
+def _opened(ws: Workspace, trial: str, strategy: str) -> tuple[dict[str, pl.DataFrame], dict[str, Any]]:
+    """Read what a run kept, each file checked against its hash: frames by name, and its assumptions."""
+    from researchkit.experiments.artifacts import read_frame
+
+    rows = {r["name"]: r for r in ws.warehouse.rows("artifacts", trial=trial, strategy=strategy)}
+
+    def data(name: str) -> bytes:
+        return ws.archive.get(rows[name]["archive_path"], rows[name]["sha256"])
+
+    frames = {
+        n: read_frame(data(f"{n}.parquet")) for n in (*_KEPT, "inputs", "bars") if f"{n}.parquet" in rows
+    }
+    return frames, json.loads(data("assumptions.json")) if "assumptions.json" in rows else {}
+
+
 def of_run(
     ws: Workspace,
     name: str,  # latest, an id or its beginning, perhaps /STRATEGY
@@ -85,29 +110,24 @@ def of_run(
     bars: bool = True,  # read the input rows of its pin
 ) -> System:
     """Gather what a run kept; IntegrityError when an archived file is not what it was."""
-    from researchkit.experiments.artifacts import read_frame
     from researchkit.experiments.warehouse import find_trial
 
     run, _, wanted = name.partition("/")
     trial = find_trial(ws.warehouse, run)
     strategy = _strategy(ws, trial["id"], wanted or None)
-    rows = {r["name"]: r for r in ws.warehouse.rows("artifacts", trial=trial["id"], strategy=strategy)}
-
-    def kept(file: str) -> bytes | None:
-        return ws.archive.get(rows[file]["archive_path"], rows[file]["sha256"]) if file in rows else None
-
-    found: dict[str, Any] = {
-        part: None if (data := kept(file)) is None else read_frame(data) for part, file in _KEPT.items()
-    }
-    assumed = kept("assumptions.json")
-    capital = None if assumed is None else json.loads(assumed).get("capital")
-    equity = found.pop("equity")
-    if equity is not None:
+    kept, assumed = _opened(ws, trial["id"], strategy)
+    found: dict[str, Any] = {part: kept.get(part) for part in _KEPT}
+    found["bars"], why = _rows(ws, trial, kept) if bars else (None, "not asked for")
+    if (equity := found["equity"]) is not None:
         found["pnl"] = equity.select("ts_known", "gross", "net", "turnover", "costs")
         found["equity"] = equity.select("ts_known", "cash", "position_value", "equity")
-    if bars and trial["pin"] is not None:
-        found["bars"] = ws.bars(ws.pins.get(trial["pin"]))
-    return System(label=f"{trial['id'][:8]}/{strategy}", capital=capital, **found)
+    unkept = {part: "not logged" for part in (*_KEPT, "pnl") if found.get(part) is None}
+    label = f"{trial['id'][:8]}/{strategy}"
+    terms = plain({k: v for k, v in assumed.items() if k != "continues"})
+    capital = assumed.get("capital")
+    return System(
+        label, capital=capital, terms=terms, unkept=unkept | ({"bars": why} if why else {}), **found
+    )
 
 # %% ../../nbs/operations/21_sides.ipynb #sid14
 def side(
@@ -116,11 +136,12 @@ def side(
     ws: Workspace | None = None,  # where runs are looked up; None: there are only files
     capital: float | None = None,  # money a foreign system began with
     interval: timedelta = timedelta(days=1),  # of a foreign system's bars
+    **reading: Any,  # of files: columns, times, zone, separator, decimal, encoding
 ) -> System:
     """Open one side of a parity check; NotFound when it is neither a file nor a run."""
     path = Path(name)
     if path.exists():
-        return of_files(path, capital=capital, interval=interval)
+        return of_files(path, capital=capital, interval=interval, **reading)
     if ws is None:
         raise NotFound(f"'{name}' is no file or folder, and there is no workspace to look for a run in")
     return of_run(ws, name)

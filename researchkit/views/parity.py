@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from ..backtest.parity import Level, Parity, sentence, unseen
+from ..backtest.parity import Level, Parity, assumed, sentence, unseen
 from .cards import written
 from .style import GREEN, GREY, INK, VERMILLION, canvas, dates, dress
 
@@ -119,8 +119,8 @@ def _block(level: Level, *, open_it: bool) -> str:
     inner = "".join(f'<div style="opacity:.7">{escape(words)}</div>' for words in facts)
     if level.differences is not None and level.differences.height:
         kinds = level.differences.group_by("kind", maintain_order=True).agg(n=pl.len())
-        counted = ", ".join(f"{r['kind']}: {r['n']:,}" for r in kinds.iter_rows(named=True))
-        inner += f'<div style="opacity:.7">{escape(counted)}</div>'
+        counted = ", ".join(f"{r['n']:,} × {r['kind']}" for r in kinds.iter_rows(named=True))
+        inner += f'<div style="opacity:.7">differences: {escape(counted)}</div>'
     inner += _beside(level)
     state = " open" if open_it else ""
     return f'<details{state} style="padding:3px 0"><summary style="cursor:pointer">{head}</summary><div style="margin:4px 0 8px 2.2em">{inner}</div></details>'
@@ -134,7 +134,8 @@ def parity_page(
     tolerance = f"tolerance {found.tolerance.ulps} ULP or {found.tolerance.absolute:g}"
     edge = _DOTS["identical" if found.agrees else "differs"]
     blocks = "".join(_block(level, open_it=level is found.broke) for level in found.levels)
-    below = f'<div style="opacity:.7;margin-top:4px">{escape(unseen(found))}</div>' if unseen(found) else ""
+    said = [words for words in (assumed(found), unseen(found)) if words]
+    below = "".join(f'<div style="opacity:.7;margin-top:4px">{escape(words)}</div>' for words in said)
     title = f"A is {found.a}, B is {found.b}: {verdict}"
     return (
         f'<div style="border-left:4px solid {edge};padding:4px 12px;margin:4px 0;font-size:13px">'

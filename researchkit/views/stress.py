@@ -23,7 +23,7 @@ __all__ = ['stress_sheet']
 def _costs(ax: Axes, table: pl.DataFrame) -> None:
     """Return a year against the multiple of costs, with the break-even."""
     even = table["break_even"][0]
-    words = "no costs were charged" if even is None else f"nothing left at {even:.1f} × the costs"
+    words = "no costs were charged" if even is None else f"nothing left at {even:.1f} × costs"
     dress(ax, f"Dearer: {words}", unit="return a year")
     ax.axhline(0.0, color=GREY, linewidth=0.8)
     ax.plot(table["multiple"], table["annual"], "o-", color=BLUE, markersize=5, linewidth=1.3)

@@ -1,5 +1,9 @@
 """Pieces that add up to the cent, whatever the two systems did."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -10,6 +14,7 @@ from researchkit.backtest import Costs, baselines, fills
 from researchkit.backtest.attribution import attribute
 from researchkit.backtest.market import Market
 from researchkit.backtest.rules import Rules
+from researchkit.frames import INSTANT
 
 KEYS = (
     ["cause"],
@@ -138,3 +143,81 @@ def test_interest_is_other_and_nothing_else_changes():
         .filter(pl.col("cause").is_in(prices))
     )
     assert ((both["money"] - both["money_b"]).abs() <= 0.011).all()
+
+
+KINDS = {"ts_event": INSTANT, "symbol": pl.String, "kind": pl.String, "ratio": pl.Float64, "amount": pl.Float64, "ts_pay": INSTANT}  # fmt: skip
+
+
+@st.composite
+def worlds(draw):
+    """A market of some symbols with splits, dividends and multipliers, and two strategies on it."""
+    seed, symbols = draw(st.integers(0, 10_000)), draw(st.sampled_from([1, 2, 7]))
+    names = tuple(f"S{i}" for i in range(symbols))
+    bars = market(seed, sessions=40, symbols=names, holes=draw(st.sampled_from([0.0, 0.2])))
+    rng, days = np.random.default_rng(seed), bars["ts_event"].unique().sort()
+    rows = []
+    for _ in range(draw(st.integers(0, 8))):
+        kind = str(rng.choice(["split", "dividend", "special"]))
+        split = float(rng.choice([0.25, 2.0, 3.0])) if kind == "split" else None
+        rows.append(
+            (
+                days[int(rng.integers(len(days)))],
+                str(rng.choice(names)),
+                kind,
+                split,
+                None if split else float(rng.uniform(0, 3)),
+                None,
+            )
+        )
+    actions = pl.DataFrame(rows, schema=KINDS, orient="row").unique(
+        ["ts_event", "symbol", "kind"], maintain_order=True
+    )
+    future = pl.DataFrame({"symbol": [names[-1]], "multiplier": [50.0], "tick": [0.01]})
+    terms = Market(
+        actions=actions.sort("ts_event", maintain_order=True), contracts=draw(st.sampled_from([None, future]))
+    )
+    costs = Costs(
+        bps=draw(st.sampled_from([0.0, 3.0])),
+        borrow_rate=0.05,
+        interest_rate=draw(st.sampled_from([0.0, 0.02])),
+    )
+    one, two = (
+        fills.simulate(bars, targets(bars, seed + k), costs=costs, market=terms, fill=draw(FILL))
+        for k in (0, 7)
+    )
+    return bars, one, two
+
+
+@settings(max_examples=30, deadline=None)
+@given(world=worlds(), shuffle=st.integers(0, 99))
+def test_whatever_happens_it_adds_up_and_row_order_means_nothing(world, shuffle):
+    bars, one, two = world
+    found = attribute(one, two, bars)
+    whole = math.fsum((one.equity["net"] - two.equity["net"]).to_list()) * one.capital
+    assert found.cents == int(found.rows["cents"].sum()) == round(100 * whole)
+    for keys in KEYS:
+        assert round(100 * found.table(*keys)["money"].sum()) == found.cents
+    mixed = [
+        replace(
+            r,
+            **{
+                n: getattr(r, n).sample(fraction=1.0, shuffle=True, seed=shuffle)
+                for n in ("fills", "positions", "equity")
+            },
+        )
+        for r in (one, two)
+    ]
+    again = attribute(*mixed, bars)
+    assert again.rows.equals(found.rows)
+    if one.costs.interest_rate == 0.0:  # then all income is dividends, and those belong to their symbols
+        other = found.rows.filter((pl.col("cause") == "other") & pl.col("symbol").is_null())
+        assert other["cents"].abs().sum() <= 1
+        by_charges = sum(s * r.charges["dividend"].sum() for r, s in ((one, 1), (two, -1)))
+        told = found.rows.filter(pl.col("cause") == "other")["cents"].sum()
+        assert told == pytest.approx(100 * by_charges, abs=2)
+
+
+def test_a_lost_piece_shows():
+    bars, one, two = pair(3, "next_close")
+    found = attribute(one, two, bars)
+    assert (found.residual, replace(found, rows=found.rows[1:]).residual) == (0, found.rows["cents"][0])

@@ -11,7 +11,7 @@ from researchkit.backtest import Costs, auditor
 from researchkit.backtest.fills import simulate
 from researchkit.backtest.market import Market
 from researchkit.backtest.rules import Rules
-from researchkit.backtest.trades import round_trips
+from researchkit.backtest.trades import round_trips, splits_of
 from researchkit.errors import SchemaError
 
 ACTIONS = {
@@ -114,7 +114,7 @@ def test_a_stop_goes_through_a_split():
     )
     assert told(result) == [("enter", 100.0), ("stop", 47.5)]
     assert result.fills["quantity"].to_list() == [5000.0, -10_000.0]
-    trip = round_trips(result.fills, actions=result.market.actions).row(0, named=True)
+    trip = round_trips(result.fills, splits=splits_of(result)).row(0, named=True)
     assert (trip["side"], trip["entry"], trip["exit"], trip["gross"]) == ("long", 50.0, 47.5, -25_000.0)
     assert result.equity["equity"][-1] == pytest.approx(1e6 - 25_000)
 

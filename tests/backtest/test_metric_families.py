@@ -24,6 +24,7 @@ from researchkit.backtest import (
     risk,
     trades,
 )
+from researchkit.backtest.market import Market
 
 PAGE = Path(__file__).parents[2] / "nbs" / "results" / "08_empyrical.ipynb"
 
@@ -102,6 +103,60 @@ def test_round_trips_add_up_to_the_account(seed):
     assert trips["net"].sum() == pytest.approx(result.equity["net"].sum() * result.capital, abs=1e-4)
     assert trips["costs"].sum() == pytest.approx(result.equity["costs"].sum(), abs=1e-6)
     assert (trips["quantity"] > 0).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    ratios=st.lists(st.sampled_from([0.1, 0.5, 1.5, 2.0, 3.0, 20.0]), min_size=1, max_size=4),
+)
+def test_round_trips_follow_splits(seed, ratios):
+    """The same trades and money as without splits, told in other shares: prices fall by the ratio, nothing is earned."""
+    rng, bars = np.random.default_rng(seed), market(seed, sessions=40)
+    days = sorted(rng.choice(bars["ts_event"].unique().sort()[1:].to_list(), len(ratios)))
+    kinds = {
+        "ts_event": frames.INSTANT,
+        "symbol": pl.String,
+        "kind": pl.String,
+        "ratio": pl.Float64,
+        "amount": pl.Float64,
+        "ts_pay": frames.INSTANT,
+    }
+    rows = [(day, "AAA", "split", ratio, None, None) for day, ratio in zip(days, ratios, strict=True)]
+    actions, factor = pl.DataFrame(rows, schema=kinds, orient="row"), pl.lit(1.0)
+    for day, ratio in zip(days, ratios, strict=True):
+        after = (pl.col("ts_event") >= pl.lit(day).cast(frames.INSTANT)) & (pl.col("symbol") == "AAA")
+        factor = factor * pl.when(after).then(ratio).otherwise(1.0)
+    cut = bars.with_columns(pl.col("open", "high", "low", "close") / factor)
+    wish = bars.select("ts_known", "symbol").filter(pl.Series(rng.random(bars.height) < 0.4))
+    wish = wish.with_columns(target=pl.Series(rng.choice([-1.0, 0.0, 0.3, 1.0], wish.height)))
+    terms = Costs(bps=1.0, half_spread_bps=0.5)
+    plain, result = (
+        fills.simulate(b, wish, costs=terms, market=m)
+        for b, m in ((bars, None), (cut, Market(actions=actions)))
+    )
+    one, two = (
+        trades.round_trips(r.fills, marks=_last(r), splits=trades.splits_of(r)) for r in (plain, result)
+    )
+    assert two.select("symbol", "side", "opened", "closed", "fills").equals(
+        one.select("symbol", "side", "opened", "closed", "fills")
+    )
+    for name in ("gross", "costs", "net"):
+        assert two[name].to_list() == pytest.approx(one[name].to_list(), rel=1e-9, abs=1e-6)
+    notional = (one["quantity"] * one["entry"]).to_list()
+    assert (two["quantity"] * two["entry"]).to_list() == pytest.approx(notional, rel=1e-9)
+    families = metrics.table(result).filter(pl.col("family") == "trade")["value"].to_list()
+    assert families == pytest.approx(
+        metrics.table(plain).filter(pl.col("family") == "trade")["value"].to_list(), rel=1e-9
+    )
+
+
+def _last(result):
+    """The last mark of each symbol."""
+    rows = (
+        result.positions.sort("ts_known").group_by("symbol", maintain_order=True).agg(pl.col("price").last())
+    )
+    return dict(rows.iter_rows())
 
 
 @settings(max_examples=20, deadline=None)

@@ -48,7 +48,7 @@ def whole(seed):
 
 
 PLACES = [("fills", "fills", "price"), ("orders", "orders", "quantity"), ("signals", "signals", "target"),
-          ("features", "features", "g"), ("input rows", "bars", "close"), ("equity", "equity", "cash")]  # fmt: skip
+          ("features", "features", "g"), ("input rows", "bars", "close"), ("equity", "equity", "cash"), ("daily P&L", "pnl", "net")]  # fmt: skip
 
 
 @settings(max_examples=30, deadline=None)
@@ -71,6 +71,38 @@ def test_one_bit_is_found_where_it_is(seed, place, at):
     assert first["when"] == frame[frame.columns[0] if level != "orders" else "ts_known"][row]
     assert parity.first_divergence(two, one).broke.first["when"] == first["when"]
     assert parity.first_divergence(one, two, ulps=1).agrees
+
+
+PLANTS = st.lists(
+    st.tuples(st.sampled_from(PLACES), st.floats(0, 1, exclude_max=True), st.sampled_from(["bit", "lost", "twice"])),
+    min_size=1, max_size=4, unique_by=lambda p: p[0][0],
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 20), plants=PLANTS)
+def test_of_several_changes_the_earliest_is_the_cause(seed, plants):
+    """A bit, a lost row or a repeated one on up to four levels; at one instant the level nearest to the data."""
+    one, changed, planted = whole(seed), {}, []
+    for (level, field, column), at, how in plants:
+        frame = getattr(one, field)
+        row = 1 + int(at * (frame.height - 2))  # inside what both cover
+        when = frame[frame.columns[0] if level != "orders" else "ts_known"][row]
+        if how == "bit":
+            values = frame[column].to_numpy().copy()
+            values[row] = np.nextafter(values[row], np.inf)
+            changed[field] = frame.with_columns(pl.Series(column, values))
+        elif how == "lost":
+            changed[field] = frame.filter(pl.int_range(pl.len()) != row)
+        else:
+            changed[field] = pl.concat([frame, frame[row : row + 1]])
+        planted.append((when, -systems.LEVELS.index(level), level))
+        if level == "equity" and how != "bit":  # the profit is read off the equity
+            planted.append((when, -1, "daily P&L"))
+    two = systems.System(**{**vars(one), **changed, "label": "two"})
+    found = parity.first_divergence(one, two)
+    assert found.broke is not None
+    assert (found.broke.first["when"], found.broke.name) == (min(planted)[0], min(planted)[2])
 
 
 @settings(max_examples=10, deadline=None)
@@ -153,7 +185,7 @@ def test_a_duplicated_fill_is_not_multiplied():
 def test_tables_that_mean_nothing_are_refused():
     with pytest.raises(SchemaError, match="fit none of"):
         parity.first_divergence(pl.DataFrame({"date": ["2009-01-01"], "x": [1.0]}), whole(1))
-    with pytest.raises(SchemaError, match="ISO dates"):
+    with pytest.raises(SchemaError, match="no ISO day or time"):
         parity.first_divergence(pl.DataFrame({"date": ["01/02/2009"], "nav": [1.0]}), whole(1))
     with pytest.raises(ValueError, match="ulps must be a number of at least 0"):
         divergence.Tolerance(ulps=-1)
@@ -164,5 +196,5 @@ def test_a_date_is_an_evening_for_the_account_and_a_session_for_a_fill():
     _, trade = systems.foreign(pl.DataFrame({"date": ["2009-03-09"], "ticker": ["X"], "qty": [1], "px": [1]}))
     assert account["ts_known"][0] == datetime(2009, 3, 10, tzinfo=UTC)
     assert trade["ts_event"][0] == datetime(2009, 3, 9, tzinfo=UTC)
-    _, noon = systems.foreign(pl.DataFrame({"time": ["2009-03-09T12:00:00"], "nav": [1]}))
+    _, noon = systems.foreign(pl.DataFrame({"time": ["2009-03-09T12:00:00Z"], "nav": [1]}))
     assert noon["ts_known"][0] == datetime(2009, 3, 9, 12, tzinfo=UTC)
