@@ -63,6 +63,13 @@ class Lives:
         rows = math.ceil(2 * self.longest * self.first.size / sessions)
         return max(1, min(rows, self.first.size // 5))
 
+    @property
+    def overlap(self) -> int:
+        """Rows that one outcome stays open: the longest life in rows, or the symbols of one session if more."""
+        sessions = max(1, int(np.max(self.last) - np.min(self.first)))
+        rows = min(math.ceil(self.longest * self.first.size / sessions), self.first.size)
+        return max(rows if self.longest > 1 else 1, int(np.max(self.series)) + 1)
+
 # %% ../../nbs/calibration/03_dependence.ipynb #dep12
 def lives(
     known: ArrayLike,  # decision times, shape (n,), any integer unit
