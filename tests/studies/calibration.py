@@ -329,15 +329,15 @@ independent. Errors are standard errors of the simulation."""
 def main() -> int:
     """Simulate, and write the page."""
     worlds = int(os.environ.get("WORLDS", "1000"))
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
     with ProcessPoolExecutor(2) as pool:
         size = table("tests", TRUE, worlds, pool)
         near = table("near", NEAR, worlds, pool)
         cover = table("bands", TRUE, worlds, pool)
         power = table("tests", WRONG, max(worlds // 5, 2), pool)
         choice = table("choice", CHOICE, max(worlds // 5, 2), pool)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
     title = f"# Do the tests of calibration keep their promises?\n\n> `make study-calibration`, {worlds:,} worlds, seeds 0 to {worlds - 1}, commit {commit}."
     few = max(worlds // 5, 2)
     texts = [
