@@ -285,7 +285,14 @@ NEAR = (
     Maker("at the tolerance, barrier exits", n=3000, open_for=20, shift=0.1, barriers=True, centre=0.4),
     Maker("at the tolerance, volatility in regimes", n=3000, shift=0.1, regimes=True),
     Maker("at the tolerance, 1 in 100 happens", n=3000, shift=0.01, centre=0.01, tolerance=0.01, width=0.01),
-    Maker("at minus the tolerance, 3 in 100 happen", n=3000, shift=-0.01, centre=0.03, tolerance=0.01, width=0.02),
+    Maker(
+        "at minus the tolerance, 3 in 100 happen",
+        n=3000,
+        shift=-0.01,
+        centre=0.03,
+        tolerance=0.01,
+        width=0.02,
+    ),
     Maker("at the tolerance, forecasts there in 6 spells", n=3000, shift=0.1, spells=6),
     Maker("at the tolerance, threshold at the edge", n=3000, shift=0.1, at=0.85),
     Maker("no error, overlap 1", n=3000, open_for=1),
@@ -297,7 +304,9 @@ CHOICE = (
     Maker("true, overlap 10, 2,000 rows", n=2000),
     Maker("too bold, slope 0.4, 2,000 rows", n=2000, slope=0.4),
     Maker("too high by 0.15, 2,000 rows", n=2000, shift=-0.15),
-    Maker("too high by 0.15 and too bold, independent, 2,000 rows", n=2000, open_for=1, shift=-0.15, slope=0.4),
+    Maker(
+        "too high by 0.15 and too bold, independent, 2,000 rows", n=2000, open_for=1, shift=-0.15, slope=0.4
+    ),
 )
 
 

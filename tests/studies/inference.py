@@ -203,9 +203,7 @@ def deflated() -> Batch:
 
 def halves(edge: float = 0.0) -> Batch:
     """The probability of backtest overfitting as a rule: keep the winner if it is below 5 %; beside one split in two."""
-    world = (
-        f"20 strategies, 1,008 sessions, AR(0.1), {'no edge' if not edge else f'one with a ratio of {edge:g}'}"
-    )
+    world = f"20 strategies, 1,008 sessions, AR(0.1), {'no edge' if not edge else f'one with a ratio of {edge:g}'}"
     asked = ("power", "power") if edge else ("holds", "fails")
     names = "PBO below 0.05", "naive: best of the first half, above the middle of the second"
     rows = [Row(name, world, want) for name, want in zip(names, asked, strict=True)]
