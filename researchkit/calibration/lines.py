@@ -5,7 +5,7 @@
 # %% ../../nbs/calibration/06_lines.ipynb #87c5486e
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,7 +36,7 @@ class Line:
             return f"Line(no fit: outcomes of one class; overlap {self.overlap})"
         low = f"CITL {self.citl:+.3f} ± {self.citl_se:.3f}"
         if self.slope is None:
-            return f"Line({low}; no slope, the forecasts do not vary; overlap {self.overlap})"
+            return f"Line({low}; no slope, the forecasts do not vary or tell the outcomes apart; overlap {self.overlap})"
         high = f"slope {self.slope:.3f} ± {self.slope_se:.3f}, intercept {self.intercept:+.3f} ± {self.intercept_se:.3f}"
         return f"Line({high}, {low}; p = {self.p_value:.3f}, overlap {self.overlap})"
 
@@ -103,7 +103,7 @@ def spiegelhalter(
 ) -> Mean:  # mean of (y - p)(1 - 2p): Brier score less its expectation; its p-value is the test
     """Test the Brier score against what the forecasts promised (Spiegelhalter 1986), under overlap."""
     p, y, _ = outcomes(p, y)
-    return mean((y - p) * (1 - 2 * p), overlap=overlap)
+    return _not_less(mean((y - p) * (1 - 2 * p), overlap=overlap), (1 - 2 * p) ** 2 * p * (1 - p), y)
 
 
 def bias(
@@ -114,4 +114,15 @@ def bias(
 ) -> Mean:  # mean of y - p: positive is too low
     """Estimate how much too low the forecasts are, in probability."""
     p, y, _ = outcomes(p, y)
-    return mean(y - p, overlap=overlap)
+    return _not_less(mean(y - p, overlap=overlap), p * (1 - p), y)
+
+
+def _not_less(
+    found: Mean,
+    coins: NDArray[np.float64],  # variance of each row under the forecast, shape (n,)
+    y: NDArray[np.float64],  # outcomes, shape (n,)
+) -> Mean:
+    """Where every outcome is the same, take the error of coins: the rows' own spread says nothing."""
+    if y.min() < y.max():
+        return found
+    return replace(found, se=max(found.se, float(np.sqrt(np.sum(np.sort(coins)))) / y.size))

@@ -18,7 +18,7 @@ from ..views.diagrams import STAGE_COLOURS
 from ..views.style import GREY, INK
 
 # %% auto #0
-__all__ = ['SHOWN', 'LISTED', 'sentence', 'near', 'money', 'judged']
+__all__ = ['SHOWN', 'LISTED', 'sentence', 'near', 'money', 'judged', 'measured']
 
 # %% ../../nbs/dashboard/11_calibrated.ipynb #dcb07
 def sentence(
@@ -76,7 +76,14 @@ def money(
     low = min(0.1, 0.7 * float(bets["wealth"].min() or 1.0))  # type: ignore[arg-type]
     words = {"title": f"the sceptic's money; the alarm rings at {1 / level:g}", "show_legend": False}
     return hv.Overlay(drawn).opts(
-        responsive=True, height=230, logy=True, ylim=(low, high), hooks=[_dress], xlabel="", **words
+        responsive=True,
+        height=230,
+        logy=True,
+        ylim=(low, high),
+        hooks=[_dress],
+        xlabel="",
+        ylabel="money",
+        **words,
     )
 
 # %% ../../nbs/dashboard/11_calibrated.ipynb #dcb14
@@ -103,7 +110,7 @@ def _named(frame: pl.DataFrame, names: dict[str, str]) -> pl.DataFrame:
 def judged(
     report: Calibration,  # as it was stored
 ) -> list[Any]:  # panes, empty for a report without verdicts
-    """Show verdict, alarm and numbers."""
+    """Show verdict and alarm."""
     import panel as pn
 
     if report.verdicts is None or report.bets is None:
@@ -112,8 +119,14 @@ def judged(
         pn.pane.HoloViews(f, sizing_mode="stretch_width", linked_axes=False)
         for f in (near(report.verdicts), money(report.bets))
     ]
-    tables = [pieces.small_table(_named(report.verdicts, SHOWN))]
-    if report.numbers is not None:
-        tables.append(pieces.small_table(_named(report.numbers.sort("name", maintain_order=True), LISTED)))
     row = pn.Row(*pictures, sizing_mode="stretch_width")
-    return [html(sentence(report.verdicts)), row, *map(html, tables)]
+    return [html(sentence(report.verdicts)), row, html(pieces.small_table(_named(report.verdicts, SHOWN)))]
+
+
+def measured(
+    report: Calibration,  # as it was stored
+) -> list[Any]:  # panes, empty for a report without numbers
+    """List every number with its error."""
+    if report.numbers is None:
+        return []
+    return [html(pieces.small_table(_named(report.numbers.sort("name", maintain_order=True), LISTED)))]

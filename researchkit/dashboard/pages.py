@@ -144,6 +144,7 @@ def _diagram(ws: Workspace, chosen: tuple[str, str], fold: int) -> Any:
         *calibrated.judged(report),
         pn.pane.HoloViews(figure, sizing_mode="stretch_width", linked_axes=False),
         html(f"<ul>{words}</ul>"),
+        *calibrated.measured(report),
         html(pieces.small_table(_scores(report))),
         sizing_mode="stretch_width",
     )
