@@ -26,9 +26,9 @@ __all__ = ['KINDS', 'CANDIDATES', 'FLEXIBLE', 'ENOUGH_FOR_FLEXIBLE', 'ENOUGH_TO_
 # %% ../../nbs/calibration/15_choosing.ipynb #chs07
 KINDS: dict[str, Callable[[], Calibrator]] = {
     "none": Identity,
-    "temperature": Temperature,
     "platt": Platt,
     "beta-am": partial(Beta, variant="am"),
+    "temperature": Temperature,
     "beta-ab": partial(Beta, variant="ab"),
     "beta": Beta,
     "isotonic": Isotonic,

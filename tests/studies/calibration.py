@@ -9,6 +9,8 @@ ones must fail, or the harness could not tell good from bad.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -234,7 +236,7 @@ def one(job: tuple[str, Maker, int]) -> dict[str, bool]:
         middle = band.row(band.height // 2, named=True)
         true = float(np.interp(middle["p"], np.sort(world.p), np.sort(world.true)))
         found[f"confidence band, middle|{who}"] = middle["low"] <= true <= middle["high"]
-        honest = consistency(world.p, world.y, lives=lives(world, a), resamples=199, at=at)
+        honest = consistency(world.p, world.y, lives=lives(world, a), resamples=99, at=at)
         curve = np.interp(at[0], *_curve(world))
         found[f"consistency band, middle|{who}"] = bool(
             honest.band["low"][0] <= curve <= honest.band["high"][0]
@@ -252,10 +254,16 @@ def _curve(world: World) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def count(
     kind: str, maker: Maker, worlds: int, pool: ProcessPoolExecutor | None
 ) -> dict[str, tuple[float, float, int]]:
-    """The share of worlds in which each answer was yes."""
+    """The share of worlds in which each answer was yes; with KEEP=folder an interrupted study goes on where it was."""
+    name = hashlib.sha256(f"{kind} {maker} {worlds}".encode()).hexdigest()[:16]
+    kept = Path(os.environ["KEEP"]) / f"{name}.json" if "KEEP" in os.environ else None
+    if kept is not None and kept.exists():
+        return {k: share([True] * n + [False] * (worlds - n)) for k, n in json.loads(kept.read_text()).items()}
     jobs = [(kind, maker, seed) for seed in range(worlds)]
     answers = list(map(one, jobs) if pool is None else pool.map(one, jobs, chunksize=20))
-    return {name: share(a[name] for a in answers) for name in answers[0]}
+    if kept is not None:
+        kept.write_text(json.dumps({k: sum(a[k] for a in answers) for k in answers[0]}))
+    return {k: share(a[k] for a in answers) for k in answers[0]}
 
 
 TRUE = (
