@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from researchkit.calibration import alarm as bets
-from researchkit.calibration import band, binned, dependence, diagonal, lines, pav, reliability, scores, states
+from researchkit.calibration import (
+    band,
+    binned,
+    dependence,
+    diagonal,
+    lines,
+    pav,
+    reliability,
+    scores,
+    states,
+)
 from researchkit.calibration.choosing import CANDIDATES, choose, make
 
 ROWS = {

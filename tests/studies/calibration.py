@@ -258,7 +258,9 @@ def count(
     name = hashlib.sha256(f"{kind} {maker} {worlds}".encode()).hexdigest()[:16]
     kept = Path(os.environ["KEEP"]) / f"{name}.json" if "KEEP" in os.environ else None
     if kept is not None and kept.exists():
-        return {k: share([True] * n + [False] * (worlds - n)) for k, n in json.loads(kept.read_text()).items()}
+        return {
+            k: share([True] * n + [False] * (worlds - n)) for k, n in json.loads(kept.read_text()).items()
+        }
     jobs = [(kind, maker, seed) for seed in range(worlds)]
     answers = list(map(one, jobs) if pool is None else pool.map(one, jobs, chunksize=20))
     if kept is not None:
