@@ -363,11 +363,14 @@ def main() -> int:
         title,
         WHY,
         "## Size\n\nThe forecast is true. Five in a hundred may be called wrong; for the alarm, five in a hundred over the"
-        f" whole history, looked at every day.\n\n{size}",
+        f" whole history, looked at every day. Where one in twenty happens, and where symbols move together, the errors of means are"
+        f" up to two in a hundred too hopeful.\n\n{size}",
         "## Near the threshold\n\nTolerance 0.1 at 0.5, width 0.2; 0.01 where outcomes are rare. Where the error is as large as the"
         " tolerance, at most five in a hundred may pass, and fail. Where outcomes are rare, forecasts come in spells or lie on one"
         f" side of the threshold, the test is allowed to say that there is not enough.\n\n{near}",
-        f"## Bands\n\nHow often a band of nominal 90 % holds the point at the median forecast.\n\n{cover}",
+        f"## Bands\n\nHow often a band of nominal 90 % holds the point at the median forecast. Both are a little narrow where few"
+        " stretches of time stand alone, or outcomes are rare; they are for looking, and no verdict rests on them."
+        f"\n\n{cover}",
         f"## Power\n\nThe forecast is wrong; {few} worlds each. A naive version that rejects everything has power"
         f" too, which is why size stands first.\n\n{power}",
         f"## Which calibrator is chosen\n\nThe share of {few} worlds in which each was the simplest within one standard error of the"
