@@ -68,7 +68,8 @@ def probabilities(
     rule: EntryExit | None = None,  # default: `EntryExit()`
 ) -> pl.DataFrame:  # PROBABILITIES of kinds entry and exit, out of fold, calibrated on the past only
     """Forecast entries and exits fold by fold. ValueError where the sessions are too few for one fold."""
-    from researchkit.calibration.forecast import EntryModel, fit_predict
+    from researchkit.calibration.entrymodel import EntryModel
+    from researchkit.calibration.forecast import fit_predict
     from researchkit.features.library import trend_core
     from researchkit.features.view import compute
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .pav import outcomes
+
 # %% auto #0
 __all__ = ['effective_rows', 'block_se', 'Lives', 'lives', 'moving_together']
 
@@ -63,6 +65,13 @@ class Lives:
         rows = math.ceil(2 * self.longest * self.first.size / sessions)
         return max(1, min(rows, self.first.size // 5))
 
+    @property
+    def overlap(self) -> int:
+        """Rows that one outcome stays open: the longest life in rows, or the symbols of one session if more."""
+        sessions = max(1, int(np.max(self.last) - np.min(self.first)))
+        rows = min(math.ceil(self.longest * self.first.size / sessions), self.first.size)
+        return max(rows if self.longest > 1 else 1, int(np.max(self.series)) + 1)
+
 # %% ../../nbs/calibration/03_dependence.ipynb #dep12
 def lives(
     known: ArrayLike,  # decision times, shape (n,), any integer unit
@@ -97,8 +106,11 @@ def moving_together(
     y: ArrayLike,  # outcomes, 0 or 1, shape (n,)
 ) -> Lives:  # the same, with `together` estimated
     """Estimate the correlation of the moves behind the outcomes of one session (Sheppard 1899)."""
-    q = np.clip(np.asarray(p, dtype=np.float64), 0.01, 0.99)
-    r = (np.asarray(y, dtype=np.float64) - q) / np.sqrt(q * (1 - q))
+    p, y, _ = outcomes(p, y)
+    if p.size != lives.first.size:
+        raise ValueError(f"lives must have one entry per forecast, got {lives.first.size} for {p.size}")
+    q = np.clip(p, 0.01, 0.99)
+    r = (y - q) / np.sqrt(q * (1 - q))
     r = r - r.mean()
     m = np.bincount(lives.first)
     both = np.bincount(lives.first, weights=r) ** 2 - np.bincount(lives.first, weights=r**2)

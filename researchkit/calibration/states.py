@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from .calibrators import Calibrator, Platt, _logs, _sigmoid
+from .calibrators import Calibrator, Platt
+from .newton import _logs, _sigmoid
 from .pav import outcomes, probabilities
 
 # %% auto #0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from . import pieces, plots, reading
+from . import calibrated, pieces, plots, reading
 from .panes import FLUSH, guarded, html
 
 if TYPE_CHECKING:
@@ -141,8 +141,10 @@ def _diagram(ws: Workspace, chosen: tuple[str, str], fold: int) -> Any:
     words = "".join(f"<li>{escape(w)}</li>" for w in report.words)
     figure = plots.reliability(report, fold=fold)
     return pn.Column(
+        *calibrated.judged(report),
         pn.pane.HoloViews(figure, sizing_mode="stretch_width", linked_axes=False),
         html(f"<ul>{words}</ul>"),
+        *calibrated.measured(report),
         html(pieces.small_table(_scores(report))),
         sizing_mode="stretch_width",
     )

@@ -209,10 +209,15 @@ class Calibration:
     curves: pl.DataFrame  # fold, stage, p, rate, n, low, high
     bins: pl.DataFrame  # fold, stage, left, right, n, forecast, rate
     words: tuple[str, ...]
+    verdicts: pl.DataFrame | None = None  # near the threshold and drift; None: a report without a judgement
+    bets: pl.DataFrame | None = None  # the alarm's money, round by round
+    numbers: pl.DataFrame | None = None  # slope, bias, Spiegelhalter, …, with errors
 
 
 _REPORTS = """
-SELECT a.trial, a.strategy, t.job, t.started_ns FROM artifacts a JOIN trials t ON t.id = a.trial
+SELECT a.trial, a.strategy, t.job, t.started_ns, m.sha256 AS models
+FROM artifacts a JOIN trials t ON t.id = a.trial
+LEFT JOIN artifacts m ON m.trial = a.trial AND m.strategy = a.strategy AND m.name = 'calibration-models.json'
 WHERE a.name = 'calibration-curves.parquet' ORDER BY t.started_ns DESC, a.trial, a.strategy LIMIT :rows
 """
 
@@ -222,7 +227,13 @@ def reports(
 ) -> dict[str, tuple[str, str]]:  # what people read → trial and strategy
     """List the newest calibration reports."""
     rows = _ask(warehouse, _REPORTS, rows=PAGE)
-    return {f"{r['strategy']} · {r['job']} · run {r['trial'][:8]}": (r["trial"], r["strategy"]) for r in rows}
+    return {_named(r): (r["trial"], r["strategy"]) for r in rows}
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """Name a report by strategy, version of its models where it was recorded, and run."""
+    models = f" · models {row['models'][:8]}" if row["models"] else ""
+    return f"{row['strategy']}{models} · {row['job']} · run {row['trial'][:8]}"
 
 
 def calibration(
@@ -245,7 +256,9 @@ def calibration(
         read_frame(opened(f"calibration{part}.parquet")) for part in ("", "-curves", "-bins")
     )
     words = tuple(json.loads(opened("calibration-words.json"))) if "calibration-words.json" in rows else ()
-    return Calibration(scores, curves, bins, words)
+    names = {part: f"calibration-{part}.parquet" for part in ("verdicts", "bets", "numbers")}
+    judged = {part: read_frame(opened(name)) for part, name in names.items() if name in rows}
+    return Calibration(scores, curves, bins, words, **judged)
 
 # %% ../../nbs/dashboard/03_reading.ipynb #drd33
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..frames import EQUITY, INSTANT, LABELS, PROBABILITIES, conform, logical_hash
 
 if TYPE_CHECKING:
-    from researchkit.calibration.suite import Report
+    from researchkit.calibration.verdict import Assessment
     from researchkit.experiments.runs import Run, Runs
     from researchkit.workspace import Workspace
 
@@ -75,9 +75,9 @@ def calibration(
     n: int = 720,  # forecasts, in three folds
     *,
     seed: int = 7,
-) -> Report:
-    """Report on forecasts that are too bold until they are calibrated."""
-    from researchkit.calibration.suite import report
+) -> Assessment:
+    """Judge forecasts that are too bold until they are calibrated."""
+    from researchkit.calibration.verdict import assess
 
     rng = np.random.default_rng(seed)
     truth = rng.normal(0.1, 0.5, n)
@@ -88,7 +88,7 @@ def calibration(
     made = {"ts_known": known, "symbol": "SPX", "kind": "entry", "p_raw": bold, "p": p, "fold": fold}
     seen = {"ts_known": known, "symbol": "SPX", "ts_end": end, "label": label, "weight": 1.0}
     forecasts, labels = conform(pl.DataFrame(made), PROBABILITIES), conform(pl.DataFrame(seen), LABELS)
-    return report(forecasts, labels, resamples=100)
+    return assess(forecasts, labels, threshold=0.55, tolerance=0.1, width=0.2, resamples=100)
 
 # %% ../../nbs/dashboard/01_sample.ipynb #dsm16
 def notebook(

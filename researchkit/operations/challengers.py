@@ -104,7 +104,8 @@ def honest(
     """Forecast entries fold by fold and turn them into positions."""
     from researchkit.backtest.baselines import sized
     from researchkit.backtest.entries import break_even, signals
-    from researchkit.calibration.forecast import EntryModel, fit_folds
+    from researchkit.calibration.entrymodel import EntryModel
+    from researchkit.calibration.forecast import fit_folds
     from researchkit.features.library import trend_core
     from researchkit.features.view import compute
     from researchkit.labels import barriers, walkforward

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from researchkit.workspace import Workspace
 
 # %% auto #0
-__all__ = ['last_finished', 'kept_frame', 'Study', 'kept_json', 'latest_study', 'Delivered', 'delivered', 'reproduced',
-           'registration', 'naive_answers']
+__all__ = ['last_finished', 'kept_frame', 'kept_models', 'Study', 'kept_json', 'latest_study', 'Delivered', 'delivered',
+           'reproduced', 'registration', 'naive_answers']
 
 # %% ../../nbs/operations/02_programme.ipynb #prg07
 def last_finished(
@@ -56,6 +56,19 @@ def kept_frame(
     if name not in rows:
         raise not_found("artifact", name, rows)
     return read_frame(ws.archive.get(rows[name]["archive_path"], rows[name]["sha256"])), trial
+
+# %% ../../nbs/operations/02_programme.ipynb #prg09c
+def kept_models(
+    ws: Workspace,
+    *,
+    strategy: str,  # "honest"
+    job: str,  # whose newest finished run
+) -> bytes:  # JSON: name of each model and calibrator to its SHA-256; the hash of these bytes is the version
+    """List the models that an earlier job kept."""
+    trial = last_finished(ws.warehouse, job)
+    rows = ws.warehouse.rows("artifacts", trial=trial["id"], strategy=strategy)
+    models = {r["name"]: r["sha256"] for r in rows if r["kind"] == "model"}
+    return json.dumps(models, sort_keys=True).encode()
 
 # %% ../../nbs/operations/02_programme.ipynb #prg12
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def _picture(figure: Figure, words: str) -> str:
 
     return f'<p><img alt="{_cell(words)}" src="data:image/png;base64,{b64encode(png(figure)).decode()}"></p>'
 
-
+# %% ../../nbs/views/12_calibration.ipynb #c44c7013
 def calibration_page(
     assessment: Assessment,  # from `calibration.verdict.assess`
     *,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from researchkit.calibration.calibrators import CANDIDATES, Beta, choose, make
+from researchkit.calibration.calibrators import Beta
+from researchkit.calibration.choosing import CANDIDATES, FLEXIBLE, choose, make
 from researchkit.calibration.pav import pav
 from researchkit.calibration.reliability import consistency, histogram, pav_curve
 from researchkit.calibration.scores import corp, log_loss, table
@@ -128,11 +129,30 @@ def test_weight_is_the_same_as_repetition():
         assert weighted == pytest.approx(repeated, abs=1e-7)
 
 
-def test_choose_takes_isotonic_only_with_enough_rows():
+def test_choose_takes_a_flexible_curve_only_with_enough_rows():
     rng = np.random.default_rng(0)
     p = rng.random(6000)
     y = (rng.random(6000) < np.where(p < 0.5, 0.2, 0.8)).astype(
         float
     )  # a step, which no smooth curve follows
-    assert choose(p, y).name == "isotonic"
-    assert choose(p, y, weights=np.full(6000, 0.1)).name != "isotonic"
+    found = choose(p, y)
+    assert found.name in FLEXIBLE
+    assert found.table["name"].to_list() == list(CANDIDATES)
+    assert choose(p, y, weights=np.full(6000, 0.1)).name not in FLEXIBLE
+
+
+def test_the_simplest_within_one_standard_error_is_taken_in_the_stated_order():
+    """The rule, recomputed from the table that the choice carries; and beta-am is Platt to the last bit."""
+    rng = np.random.default_rng(1)
+    chance = rng.uniform(0.2, 0.8, 3000)
+    y = (rng.random(3000) < chance).astype(float)
+    for bold, hope in ((1, 0), (2, 0), (1, 0.7), (2, 0.7), (0.2, 0)):
+        s = bold * np.log(chance / (1 - chance)) + hope
+        found = choose(1 / (1 + np.exp(-s)), y, block=5)
+        rows = found.table.to_dicts()
+        near = [r["name"] for r in rows if r["excess"] <= r["se"]]
+        assert found.name == near[0]
+        assert [r["name"] for r in rows] == list(CANDIDATES)
+        by = {r["name"]: r for r in rows}
+        assert by["beta-am"]["log_loss"] == by["platt"]["log_loss"]
+        assert found.name != "beta-am"

@@ -120,3 +120,20 @@ def test_bad_input():
         suite.report(p, y.drop("ts_end"))
     with pytest.raises(ValueError, match="none of 0 forecasts"):
         suite.report(p[:0], y)
+
+
+def test_an_assessment_is_plain_data_and_one_call_says_all():
+    """Verdicts, numbers and bets travel with the report, and what was asked stands beside the answer."""
+    from researchkit.calibration.verdict import NUMBERS, VERDICTS, assess
+
+    found = assess(*made(), threshold=0.5, tolerance=0.1, width=0.2, resamples=20)
+    body = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert {"verdicts", "numbers", "bets", "curves", "words"} <= set(body)
+    assert found.verdicts.schema == pl.Schema(VERDICTS)
+    assert found.numbers.schema == pl.Schema(NUMBERS)
+    asked = found.verdicts.filter(pl.col("question") == "near the threshold").to_dicts()
+    assert [(a["threshold"], a["width"], a["tolerance"]) for a in asked] == [(0.5, 0.2, 0.1)] * 2
+    for row, words in zip(asked, [w for w in found.words if "within 0.2 of 0.5" in w], strict=True):
+        assert row["verdict"] in words
+        inside = row["low"] > -0.1 and row["high"] < 0.1
+        assert (row["verdict"] == "pass") == inside

@@ -31,6 +31,7 @@ from results_page import results_page
 from researchkit.inference.betting import bet_each_session, bet_on_average
 from researchkit.inference.confidence import confidence_sequence, running_variance
 from researchkit.inference.ledoit_wolf import sharpe_difference
+from researchkit.inference.overfitting import overfitting
 from researchkit.inference.sharpe import probabilistic_sharpe
 from researchkit.inference.superior import spa, stepm
 from researchkit.inference.trials import deflate_best
@@ -200,6 +201,24 @@ def deflated() -> Batch:
     return batch
 
 
+def halves(edge: float = 0.0) -> Batch:
+    """The probability of backtest overfitting as a rule: keep the winner if it is below 5 %; beside one split in two."""
+    world = f"20 strategies, 1,008 sessions, AR(0.1), {'no edge' if not edge else f'one with a ratio of {edge:g}'}"
+    asked = ("power", "power") if edge else ("holds", "fails")
+    names = "PBO below 0.05", "naive: best of the first half, above the middle of the second"
+    rows = [Row(name, world, want) for name, want in zip(names, asked, strict=True)]
+
+    def batch(number: int) -> dict[Row, np.ndarray]:
+        x = returns(np.random.default_rng([7, int(10 * edge), number]), 1008, 20, 0.1)
+        x[:, :, 3] += edge / math.sqrt(252) * 0.01
+        first, second = (part.mean(axis=1) / part.std(axis=1) for part in (x[:, :504], x[:, 504:]))
+        best = np.take_along_axis(second, first.argmax(axis=1)[:, None], axis=1)[:, 0]
+        low = [overfitting(w, blocks=16).pbo < LEVEL for w in x]
+        return {rows[0]: np.array(low), rows[1]: best > np.median(second, axis=1)}
+
+    return batch
+
+
 BATCHES: dict[str, Batch] = {
     "ratios, independent": ratios(0.0),
     "ratios, AR(0.1)": ratios(0.1),
@@ -214,6 +233,8 @@ BATCHES: dict[str, Batch] = {
     "forecasters, power": forecasters(better=True),
     "overlapping": overlapping(),
     "deflated": deflated(),
+    "halves": halves(),
+    "halves, power": halves(edge=3.0),
 }
 
 
