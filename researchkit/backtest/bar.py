@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .loops import loop
+from .loops import tight
 from .slots import AIM, CLOSE, DUE, EARLIER, HELD, KNOWN, LATCH, MARK, MULT, NEVER, PROFIT
 from .trade import Rates
 
@@ -57,7 +57,7 @@ class Terms(NamedTuple):
 AT_OPEN, AT_CLOSE, AT_QUOTES = range(3)
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar10
-@loop
+@tight
 def whole_nb(units: float, lot: float) -> float:
     """Cut towards zero to whole lots; without a lot any fraction will do."""
     if lot <= 0.0:
@@ -67,7 +67,7 @@ def whole_nb(units: float, lot: float) -> float:
     return float((near if abs(units / lot - near) <= slack else np.trunc(units / lot)) * lot)
 
 
-@loop
+@tight
 def sized_nb(target: float, close: float, mult: float, terms: Terms) -> float:
     """Turn a target into a quantity; NaN or infinite where the close does not allow it. Nothing needs no close."""
     if target == 0.0:
@@ -76,7 +76,7 @@ def sized_nb(target: float, close: float, mult: float, terms: Terms) -> float:
     return float(whole_nb(quantity, terms.lot)) if terms.lot > 0.0 else quantity
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar14
-@loop
+@tight
 def asked_nb(
     d: int, s: int, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms
 ) -> bool:
@@ -93,7 +93,7 @@ def asked_nb(
     return True
 
 
-@loop
+@tight
 def arrived_nb(
     s: int,
     now: int,  # ns, the instant at which the bar begins
@@ -114,7 +114,7 @@ def arrived_nb(
     return last
 
 # %% ../../nbs/backtest/11_bar.ipynb #bar18
-@loop
+@tight
 def marked_nb(
     s: int,
     close: float,

@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .loops import loop
+from .loops import tight
 from .slots import BOTH, RESOLVED, STOPPED, TAKEN, TOUCHED
 
 # %% auto #0
 __all__ = ['gapped_nb', 'through_nb', 'first_nb', 'touched_nb']
 
 # %% ../../nbs/backtest/10_brackets.ipynb #brk07
-@loop
+@tight
 def gapped_nb(
     side: float,  # the sign of the position
     open_: float,  # first price of the bar
@@ -28,14 +28,14 @@ def gapped_nb(
     return TAKEN if side * open_ > side * take else -1
 
 # %% ../../nbs/backtest/10_brackets.ipynb #brk11
-@loop
+@tight
 def through_nb(side: float, high: float, low: float, stop: float, take: float) -> tuple[bool, bool]:
     """Say whether a bar reached the stop, and whether it traded through the target."""
     worst, best = (low, high) if side > 0.0 else (high, low)
     return side * worst <= side * stop, side * best > side * take
 
 
-@loop
+@tight
 def first_nb(
     side: float,
     stop: float,
@@ -62,7 +62,7 @@ def first_nb(
     return -1, np.nan, begin
 
 # %% ../../nbs/backtest/10_brackets.ipynb #brk15
-@loop
+@tight
 def touched_nb(
     side: float,
     high: float,

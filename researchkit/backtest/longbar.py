@@ -23,7 +23,7 @@ from researchkit.backtest.bar import (
     whole_nb,
 )  # fmt: skip
 from .brackets import gapped_nb, through_nb, touched_nb
-from .loops import loop
+from .loops import tight
 from researchkit.backtest.slots import (
     AIM,
     CLOSE,
@@ -87,7 +87,7 @@ class Extra(NamedTuple):
     marks: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]  # ts_known, symbol, mark
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng09
-@loop
+@tight
 def room_nb(volume: float, x: Extra, lot: float) -> float:
     """Say how many units of this bar may be traded, infinity without a limit."""
     if x.cap > 0.0:
@@ -95,7 +95,7 @@ def room_nb(volume: float, x: Extra, lot: float) -> float:
     return 0.0 if x.by_volume and volume == 0.0 else np.inf
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng13
-@loop
+@tight
 def armed_nb(
     s: int, before: float, price: float, at: int, own: NDArray[np.float64], seen: NDArray[np.int64]
 ) -> None:
@@ -110,7 +110,7 @@ def armed_nb(
         seen[s, LEFT], seen[s, ENTRY], seen[s, SINCE] = seen[s, W_BARS], seen[s, ORDER], at
 
 
-@loop
+@tight
 def wait_nb(
     d: int, s: int, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, x: Extra
 ) -> None:
@@ -130,7 +130,7 @@ class Place(NamedTuple):
     volume: float  # for costs
 
 
-@loop
+@tight
 def work_nb(
     price: float, left: float, here: Place, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions,
     x: Extra, terms: Terms, out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -154,7 +154,7 @@ def work_nb(
     return row, left - move
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng16
-@loop
+@tight
 def leave_nb(
     price: float, reason: int, left: float, here: Place, own: NDArray[np.float64], seen: NDArray[np.int64],
     terms: Terms, out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -180,7 +180,7 @@ def leave_nb(
     return row, left - move
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng19
-@loop
+@tight
 def quoted_nb(
     here: Place, known: int, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, x: Extra, terms: Terms,
     out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -209,7 +209,7 @@ def quoted_nb(
     return row
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng22
-@loop
+@tight
 def varied_nb(s: int, close: float, own: NDArray[np.float64], seen: NDArray[np.int64]) -> None:
     """Move the exponentially weighted variance of bar returns on by one close."""
     m = own[s]
@@ -219,7 +219,7 @@ def varied_nb(s: int, close: float, own: NDArray[np.float64], seen: NDArray[np.i
         seen[s, RETURNS] += 1
 
 
-@loop
+@tight
 def reached_nb(
     k: int, s: int, since: int, inside: bool, bars: Bars, x: Extra, m: NDArray[np.float64], counts: NDArray[np.int64]
 ) -> tuple[int, float, int]:  # STOPPED or TAKEN, its price and instant, -1: no exit  # fmt: skip
@@ -233,7 +233,7 @@ def reached_nb(
     return touched_nb(side, high, low, m[STOP], m[TAKE], (since, bars.ts_known[k]), finer, counts, inside)  # type: ignore[no-any-return]
 
 # %% ../../nbs/backtest/12_longbar.ipynb #lng23
-@loop
+@tight
 def long_bar_nb(
     k: int, bars: Bars, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms,
     out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,

@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit
 
 # %% auto #0
-__all__ = ['digest', 'loop']
+__all__ = ['digest', 'loop', 'tight']
 
 # %% ../../nbs/backtest/04_loops.ipynb #lop06
 def _digest_code(code: CodeType) -> str:
@@ -41,13 +41,24 @@ def digest(
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 # %% ../../nbs/backtest/04_loops.ipynb #lop08
-def loop(
-    function: Callable[..., Any],
-) -> Any:  # the compiled function
-    """Compile a function; keep the code on disk as long as nothing that it refers to changes."""
-    compiled = njit(cache=True)(function)
+def _kept(compiled: Any, function: Callable[..., Any]) -> Any:
+    """Put the digest into the stamp by which numba recognises its files; keep nothing where there is no stamp."""
     index: Any = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if not hasattr(index, "_source_stamp"):
         return njit(function)
     index._source_stamp = (index._source_stamp, digest(compiled))
     return compiled
+
+
+def loop(
+    function: Callable[..., Any],
+) -> Any:  # the compiled function
+    """Compile a function; keep the code on disk as long as nothing that it refers to changes."""
+    return _kept(njit(cache=True)(function), function)
+
+# %% ../../nbs/backtest/04_loops.ipynb #lop082
+def tight(
+    function: Callable[..., Any],  # makes no array, and calls only tight ones
+) -> Any:  # the compiled function
+    """Compile a loop without counting references to its arrays; kept on disk like any other."""
+    return _kept(njit(cache=True, _nrt=False)(function), function)

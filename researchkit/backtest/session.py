@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .bar import AT_QUOTES, Bars, Decisions, Out, Terms
 from .longbar import Extra, Place, quoted_nb
-from .loops import loop
+from .loops import tight
 from researchkit.backtest.slots import (
     BORROW,
     CASH,
@@ -52,7 +52,7 @@ __all__ = ['FREE', 'listed_nb', 'carried_nb', 'split_nb', 'delisted_nb', 'earlie
            'evening_nb', 'charged_nb', 'settled_nb']
 
 # %% ../../nbs/backtest/13_session.ipynb #ses107
-@loop
+@tight
 def listed_nb(
     held: NDArray[np.int32],  # symbols that are held, ascending, in the first `n` places
     n: int,
@@ -76,7 +76,7 @@ def listed_nb(
     return n - 1
 
 # %% ../../nbs/backtest/13_session.ipynb #ses111
-@loop
+@tight
 def carried_nb(
     days: float,  # calendar days since the session before
     held: NDArray[np.int32],
@@ -109,7 +109,7 @@ def carried_nb(
 FREE = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-@loop
+@tight
 def split_nb(s: int, ts: int, ratio: float, own: NDArray[np.float64], of: Decisions) -> None:
     """Multiply units by the ratio of new shares to old, divide prices by it."""
     m = own[s]
@@ -123,7 +123,7 @@ def split_nb(s: int, ts: int, ratio: float, own: NDArray[np.float64], of: Decisi
                 of.closes[of.queue[p]] /= ratio
 
 
-@loop
+@tight
 def delisted_nb(
     s: int, ts: int, left: float, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
     ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -139,7 +139,7 @@ def delisted_nb(
     return row + 1
 
 # %% ../../nbs/backtest/13_session.ipynb #ses115a
-@loop
+@tight
 def earlier_nb(
     s: int, at: int, k: int, bars: Bars, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms,
     out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -154,7 +154,7 @@ def earlier_nb(
     return int(quoted_nb(here, at - 1, own, seen, of, x, terms, out, ints, floats, row))
 
 # %% ../../nbs/backtest/13_session.ipynb #ses116
-@loop
+@tight
 def actions_nb(
     k: int, e: int, bars: Bars, x: Extra, own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms,
     out: Out, ints: NDArray[np.int64], floats: NDArray[np.float64], row: int,
@@ -178,7 +178,7 @@ def actions_nb(
     return e, row
 
 
-@loop
+@tight
 def paid_nb(now: int, p: int, x: Extra, out: Out) -> int:  # the next payment
     """Turn receivables into cash from their pay date on."""
     while p < x.paying.size and x.events[4][x.paying[p]] < now:
@@ -209,7 +209,7 @@ class Books(NamedTuple):
     charges: NDArray[np.float64]  # (7, c): five costs, interest, dividends
 
 # %% ../../nbs/backtest/13_session.ipynb #ses119q1
-@loop
+@tight
 def evening_nb(
     r: int, capital: float, held: NDArray[np.int32], n: int, own: NDArray[np.float64], money: NDArray[np.float64],
     day: NDArray[np.float64], account: NDArray[np.float64], h: int, held_ints: NDArray[np.int64], held_floats: NDArray[np.float64], now: int,
@@ -236,7 +236,7 @@ def evening_nb(
     account[7, r], account[8, r] = gross / capital, net / capital
 
 # %% ../../nbs/backtest/13_session.ipynb #ses119q2
-@loop
+@tight
 def charged_nb(
     now: int, c: int, day: NDArray[np.float64], charge_ts: NDArray[np.int64], charges: NDArray[np.float64]
 ) -> int:  # the next row of charges
@@ -250,7 +250,7 @@ def charged_nb(
     return c + some
 
 
-@loop
+@tight
 def settled_nb(
     now: int, i: int, x: Extra, own: NDArray[np.float64], day: NDArray[np.float64]
 ) -> int:  # the next mark

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .loops import loop
+from .loops import tight
 from researchkit.backtest.slots import (
     ADDED,
     CASH,
@@ -77,7 +77,7 @@ class How(NamedTuple):
     crossed: bool  # the price is a bid or an offer already, no half spread is due
 
 # %% ../../nbs/backtest/09_trade.ipynb #trd22
-@loop
+@tight
 def reason_nb(before: float, after: float) -> int:
     """Say in one word what a fill did to the position."""
     if before == 0.0:
@@ -89,7 +89,7 @@ def reason_nb(before: float, after: float) -> int:
     return ADDED if abs(after) > abs(before) else REDUCED
 
 # %% ../../nbs/backtest/09_trade.ipynb #trd23
-@loop
+@tight
 def costs_nb(
     units: float,  # traded, positive
     notional: float,  # money, positive
@@ -111,7 +111,7 @@ def costs_nb(
     return commission, spread, slippage, impact
 
 # %% ../../nbs/backtest/09_trade.ipynb #trd27
-@loop
+@tight
 def trade_nb(
     own: NDArray[np.float64],  # (symbols, FLOATS)
     s: int,  # symbol

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .bar import AT_OPEN, Bars, Decisions, Out, Terms, asked_nb, sized_nb
 from .longbar import Extra, long_bar_nb
-from .loops import loop
+from .loops import tight
 from researchkit.backtest.session import (
     Books,
     actions_nb,
@@ -57,7 +57,7 @@ K, R, H, ROW, C, N, E, P, MK = range(
 )  # the next bar, session, position, fill, charge; how many held; the next action, payment, mark
 
 
-@loop
+@tight
 def lean_nb(
     at: NDArray[np.int64],  # (9,), where everything stands; moved on
     bars: Bars, of: Decisions, terms: Terms, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
@@ -124,7 +124,7 @@ def lean_nb(
     at[:], clock[0] = (k, r, h, row, c, n, e, p, i), last
 
 # %% ../../nbs/backtest/14_walk.ipynb #wlk22a
-@loop
+@tight
 def fits_nb(k: int, row: int, width: int, bars: Bars, of: Decisions, extra: Extra) -> bool:
     """Whether the fills of the session that begins at bar `k` surely fit."""
     rows = k
@@ -133,7 +133,7 @@ def fits_nb(k: int, row: int, width: int, bars: Bars, of: Decisions, extra: Extr
     return row + 4 * (rows - k) + of.ts.size + extra.dues.size <= width
 
 # %% ../../nbs/backtest/14_walk.ipynb #wlk22aq1
-@loop
+@tight
 def full_nb(
     at: NDArray[np.int64],  # (9,), where everything stands; moved on
     bars: Bars, of: Decisions, terms: Terms, own: NDArray[np.float64], seen: NDArray[np.int64], out: Out,
@@ -184,7 +184,7 @@ def full_nb(
     at[:], clock[0] = (k, r, h, row, c, n, e, p, i), last
 
 # %% ../../nbs/backtest/14_walk.ipynb #wlk22b
-@loop
+@tight
 def rest_nb(own: NDArray[np.float64], seen: NDArray[np.int64], of: Decisions, terms: Terms) -> None:
     """Size the decisions that no bar has met."""
     for s in range(own.shape[0]):

@@ -86,8 +86,8 @@ def pav(
         return Rising(p, rate, w, block, np.arange(p.size))
     distinct, row = np.unique(p, return_inverse=True)
     order = np.lexsort((w, y, row))  # a fixed order of summation, whatever the order of the rows
-    total = np.bincount(row[order], weights=w[order], minlength=distinct.size)
-    hits = np.bincount(row[order], weights=(w * y)[order], minlength=distinct.size)
+    total = np.bincount(row[order], weights=w[order], minlength=distinct.size).astype(np.float64)
+    hits = np.bincount(row[order], weights=(w * y)[order], minlength=distinct.size).astype(np.float64)
     rate, block = _pool(hits, total)
     return Rising(distinct, rate, total, block, row.astype(np.int64))
 
