@@ -86,13 +86,13 @@ tests: $(VENV)/.dev
 	@$(BIN)/pytest -n 2 --dist loadgroup tests --ignore tests/house/test_drift.py --ignore tests/house/test_layers.py
 	@$(BIN)/python tests/house/report.py
 
-tests/bench/.peers/%/.done: environments/peer-%.lock $(UV)
+.peers/%/.done: environments/peer-%.lock $(UV)
 	@echo "building the environment of $* for the benchmarks"
 	@$(UV) venv -q --clear --python "$$(python3 -c 'import sys; print(sys.executable)')" $(@D)
 	@VIRTUAL_ENV=$(@D) $(UV) pip install -q --require-hashes -r $<
 	@touch $@
-.PRECIOUS: tests/bench/.peers/%/.done
-peers: tests/bench/.peers/vectorbt/.done tests/bench/.peers/raptorbt/.done ## the environments of what is measured against
+.PRECIOUS: .peers/%/.done
+peers: .peers/vectorbt/.done .peers/raptorbt/.done ## the environments of what is measured against
 
 bench: $(VENV)/.dev ## speed against a peer or a limit in the same run; DATE=2026-11-22 also writes nbs/results/
 	@$(MAKE) --no-print-directory peers || echo "without peers: what is measured against them is left out and said"
@@ -122,4 +122,4 @@ lock: $(UV) ## solve the locks again from settings.ini
 	@python3 environments/lock.py $(UV)
 
 clean: ## remove what can be rebuilt
-	@rm -rf .venv .uv tests/bench/.peers _docs .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	@rm -rf .venv .uv .peers _docs .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -32,7 +32,7 @@ from researchkit.backtest import Costs
 from researchkit.backtest.fills import Result, simulate
 
 PEERS = ("vectorbt", "raptorbt")
-HOME = Path(__file__).parent / ".peers"
+HOME = Path(__file__).parents[2] / ".peers"
 SIZES = (2_500, 250_000, 2_500_000)
 
 

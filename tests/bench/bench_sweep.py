@@ -30,7 +30,7 @@ from researchkit.backtest import Costs
 from researchkit.backtest.searches import Grid
 from researchkit.backtest.sweep import sweep
 
-PEER = Path(__file__).parent / ".peers" / "raptorbt" / "bin" / "python"
+PEER = Path(__file__).parents[2] / ".peers" / "raptorbt" / "bin" / "python"
 BARS, ROUNDS = 100_000, 3
 SPACE = {"fast": tuple(range(5, 105, 4)), "slow": tuple(range(120, 520, 10))}  # 25 × 40 pairs
 THEIRS = """

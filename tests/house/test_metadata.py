@@ -72,7 +72,7 @@ def requirements() -> dict[str, Requirement]:
 def sources() -> list[str]:
     """All Python of the project: package, tests, tools, and the cells of jobs and pages."""
     folders = (ROOT / name for name in ("researchkit", "tests", "environments"))
-    modules = [p for folder in folders for p in folder.rglob("*.py") if ".peers" not in p.parts]
+    modules = [p for folder in folders for p in folder.rglob("*.py")]
     pages = [p for folder in ("nbs", "papermill_jobs") for p in (ROOT / folder).rglob("*.ipynb")]
     cells = [c for p in pages for c in json.loads(p.read_text())["cells"] if c["cell_type"] == "code"]
     python = [p.read_text() for p in modules]
