@@ -84,6 +84,9 @@ def coded_nb(
     last = 0
     for i in range(n):
         a, b = views[i, 0], views[i, 1]
+        if i and a == views[i - 1, 0] and b == views[i - 1, 1]:
+            codes[i] = last
+            continue
         if a & 0xFFFFFFFF > 12:
             return codes, firsts[:0]
         guess = after[last]

@@ -30,6 +30,7 @@ from numba import njit
 from researchkit import frames
 from researchkit.backtest import Costs
 from researchkit.backtest.fills import Result, simulate
+from researchkit.backtest.rules import Rules
 
 PEERS = ("vectorbt", "raptorbt")
 HOME = Path(__file__).parents[2] / ".peers"
@@ -227,6 +228,16 @@ def main() -> None:
             versus="a bare numba loop that writes the same outputs",
             size=f"{bars:,} bars",
         )
+        if bars == SIZES[1]:
+            case(
+                "the same with a stop and a target on every trade",
+                ours=lambda frame=frame, signals=signals: everything(
+                    simulate(frame, signals, costs=Costs(), rules=Rules(stop=0.02, take=0.03))
+                ),
+                peer=ours,
+                versus="the same without exits",
+                size=f"{bars:,} bars",
+            )
         data = {"ts": ts.astype("datetime64[ns]"), "close": close, "size": size, "fee": np.array(1.5e-4)}
         last = everything(result) - 1e6
         for name in PEERS:
