@@ -101,6 +101,7 @@ class Level:
     span: tuple[datetime, datetime] | None = None  # first and last instant of either side
     differences: pl.DataFrame | None = None  # see `divergence`, with `money`
     around: pl.DataFrame | None = None  # the rows around the first difference, side by side
+    hint: str = ""  # what a reader must know of it
 
     @property
     def first(self) -> dict[str, Any] | None:
@@ -126,22 +127,22 @@ def _number(value: object) -> str:
 
 def sentence(level: Level) -> str:
     """Say what became of one level."""
-    first = level.first
+    first, hint = level.first, f"; {level.hint}" if level.hint else ""
     if first is None:
         rows = f" ({level.rows[0]:,} rows)" if level.state == "identical" else ""
-        return f"{level.state}{rows}"
+        return f"{level.state}{rows}{hint}"
     when: datetime = first["when"]
     day = f"{when:%Y-%m-%d}" if when.hour == when.minute == when.second == 0 else f"{when:%Y-%m-%d %H:%M:%S}"
     where = f"first differs {day}" + (f" {first['symbol']}" if first["symbol"] else "")
     if first["column"] is None:
-        return f"{where}: {first['kind']}"
+        return f"{where}: {first['kind']}{hint}"
     values = first["words"] or f"{_number(first['a'])} vs {_number(first['b'])}"
     money = "" if first["money"] is None else f", {first['money']:,.2f} in money"
     steps = (
         "" if first["ticks"] is None else f"{first['ticks']:.4g} tick{'' if first['ticks'] == 1 else 's'}, "
     )
     gap = "" if first["ulps"] is None else f" ({steps}{in_words(int(first['ulps']))}{money})"
-    return f"{where}: {first['column']} {values}{gap}"
+    return f"{where}: {first['column']} {values}{gap}{hint}"
 
 # %% ../../nbs/backtest/54_parity.ipynb #par12
 @dataclass(frozen=True)
@@ -221,6 +222,22 @@ def _around(both: pl.DataFrame, first: dict[str, Any], reach: int = 3) -> pl.Dat
         *keep, *(f"{n}_{s}" for n in shown for s in "ab")
     )
 
+# %% ../../nbs/backtest/54_parity.ipynb #par46
+def _hint(a: System, b: System, level: str, one: pl.Series, two: pl.Series) -> str:
+    """Say what a reader must know of a comparison."""
+    if one.len() and two.len() and not one.is_in(two.implode()).any():
+        begun = [s.sort().dt.strftime("%Y-%m-%d %H:%M")[0] for s in (one, two)]
+        return (
+            f"no instant in common: {a.label} begins at {begun[0]}, {b.label} at {begun[1]} UTC; "
+            "rows that stand for days are written without a time of day"
+        )
+    held = [s.label for s in (a, b) if s.positions is not None]
+    if level != "fills" or not held:
+        return ""
+    if a.fills is None or b.fills is None:
+        return "read off the changes of the positions"
+    return f"the positions of {held[0]} have nothing to be compared with" if len(held) == 1 else ""
+
 # %% ../../nbs/backtest/54_parity.ipynb #par13
 def compare_level(
     a: System,
@@ -249,8 +266,15 @@ def compare_level(
     state = "differs" if found.height else "identical"
     if unkept and not found.height:
         return Level(level, f"not kept by {unkept[0] if len(unkept) == 1 else 'either'}")
-    made = Level(level, state, (one.height, two.height), columns, left, note, span, found)  # type: ignore[arg-type]
-    return made if made.first is None else replace(made, around=_around(both, made.first))
+    hint = _hint(a, b, level, one[key[0]], two[key[0]])
+    made = Level(level, state, (one.height, two.height), columns, left, note, span, found, hint=hint)  # type: ignore[arg-type]
+    if made.first is not None:
+        return replace(made, around=_around(both, made.first))
+    if level == "fills" and all(x is not None for x in (a.fills, b.fills, a.positions, b.positions)):
+        held = compare_level(replace(a, fills=None), replace(b, fills=None), level, tolerance=tolerance)
+        if held.first is not None:
+            return replace(held, hint="the fills agree, the positions do not")
+    return made
 
 # %% ../../nbs/backtest/54_parity.ipynb #par15
 _TABLE = {

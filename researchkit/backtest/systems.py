@@ -110,8 +110,8 @@ def meanings(
     if lost := [c for c in told if c not in names]:
         raise not_found(f"column of {what}", lost[0], names)
     meant = {there: here for here, words in _WORDS.items() for there in words}
-    plain_ = {c: c.strip().lower().replace(" ", "_") for c in names}
-    ours = {c: told.get(c, meant.get(p, p)) for c, p in plain_.items()}
+    small = {c: c.strip().lower().replace(" ", "_") for c in (*names, *told.values())}
+    ours = {c: meant.get(small[told.get(c, c)], told.get(c, small[c])) for c in names}
     if twice := sorted({n for n in ours.values() if list(ours.values()).count(n) > 1}):
         both = [c for c, n in ours.items() if n == twice[0]]
         raise SchemaError(
@@ -163,7 +163,11 @@ def _stamped(frame: pl.DataFrame, kind: str, called: Mapping[str, str], how: Rea
     name = "ts_event" if kind in _STARTS else "ts_known"
     found = next((c for c in (name, "ts") if c in frame.columns), None)
     if found is None:
-        raise SchemaError(f"{how.what} of {kind}: no column of time, got {list(called.values())}")
+        there = list(called.values())
+        raise SchemaError(
+            f"{how.what}, taken for {kind}: no column of time, which is called '{name}' or 'ts' here, got {there}: say "
+            f"which it is, columns={{'{there[0]}': 'ts'}}"
+        )
     said = f"{how.what}: column '{called[found]}'"
     stamps, days = instants(frame[found], said, pattern=how.times, zone=how.zone, first=how.first)
     if days and found == "ts" and kind not in _STARTS:

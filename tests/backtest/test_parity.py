@@ -1,6 +1,7 @@
 """One bit anywhere is found where it is; whatever else two tables can do to each other has its own answer."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -198,3 +199,31 @@ def test_a_date_is_an_evening_for_the_account_and_a_session_for_a_fill():
     assert trade["ts_event"][0] == datetime(2009, 3, 9, tzinfo=UTC)
     _, noon = systems.foreign(pl.DataFrame({"time": ["2009-03-09T12:00:00Z"], "nav": [1]}))
     assert noon["ts_known"][0] == datetime(2009, 3, 9, 12, tzinfo=UTC)
+
+
+def _files(hour: int, held: float) -> systems.System:
+    """A system with one fill, what it held, and an account, all stamped at this hour."""
+    day = [datetime(2009, 3, 9, hour, tzinfo=UTC), datetime(2009, 3, 10, hour, tzinfo=UTC)]
+    return systems.of_frames(
+        pl.DataFrame({"ts_event": day[:1], "symbol": "SPX", "quantity": [3.0], "price": [676.5]}),
+        named={
+            "positions": pl.DataFrame({"ts_known": day, "symbol": "SPX", "quantity": [3.0, held]}),
+            "equity": pl.DataFrame({"ts_known": day, "equity": [1e6, 1e6]}),
+        },
+        label=f"at {hour}",
+    )
+
+
+def test_positions_beside_fills_are_compared_too() -> None:
+    fills = {level.name: level for level in parity.first_divergence(_files(0, 3.0), _files(0, 3.5)).levels}[
+        "fills"
+    ]
+    assert fills.state == "differs"
+    assert parity.sentence(fills).endswith("the fills agree, the positions do not")
+    alone = parity.compare_level(_files(0, 3.0), replace(_files(0, 3.0), positions=None), "fills")
+    assert parity.sentence(alone).endswith("the positions of at 0 have nothing to be compared with")
+
+
+def test_instants_that_never_meet_are_said() -> None:
+    said = parity.sentence(parity.compare_level(_files(0, 3.0), _files(21, 3.0), "equity"))
+    assert "no instant in common: at 0 begins at 2009-03-09 00:00, at 21 at 2009-03-09 21:00 UTC" in said
