@@ -56,7 +56,11 @@ def parity(
     capital: Annotated[float | None, typer.Option(help="Money that a foreign system began with.")] = None,
     bar_hours: Annotated[float, typer.Option(help="Hours of a foreign system's bars.", min=0.0)] = 24.0,
     column: Annotated[
-        list[str] | None, typer.Option(help="THEIRS=OURS: what a column of the files means.")
+        list[str] | None,
+        typer.Option(
+            help="THEIRS=OURS: what a column of the files means: ts, symbol, equity, pnl, quantity, price, commission, "
+            "target, side."
+        ),
     ] = None,
     times: Annotated[
         str | None, typer.Option(help="How the files write times, as %d.%m.%Y; default: ISO.")
