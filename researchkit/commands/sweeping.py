@@ -139,6 +139,7 @@ def _as_json(won: Best, runs: tuple[str, ...], top: pl.DataFrame) -> dict[str, A
         "sharpe_se": won.sharpe_se,
         "deflated": None if deflated is None else deflated.value,
         "trials": None if deflated is None else deflated.n_trials,
+        "refused": won.refused,
         "bar": None if deflated is None else deflated.benchmark * won.periods**0.5,
         "rows": top.to_dicts(),
     }
