@@ -224,7 +224,10 @@ def sweep(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Try parameters of a strategy; every point is counted, and an interrupted sweep goes on."""
+    """Try parameters of a strategy; every point is counted, and an interrupted sweep goes on.
+
+    For example: researchkit sweep trend -g fast=20:60:20 -g slow=100,200 --to 2014-01-01
+    """
     from researchkit import frames
     from researchkit.backtest import Costs
     from researchkit.backtest.sweep import best
