@@ -226,7 +226,9 @@ def sweep(
 ) -> None:
     """Try parameters of a strategy; every point is counted, and an interrupted sweep goes on.
 
-    For example: researchkit sweep trend -g fast=20:60:20 -g slow=100,200 --to 2014-01-01
+    For example:
+
+    researchkit sweep trend -g fast=20:60:20 -g slow=100,200 --to 2014-01-01
     """
     from researchkit import frames
     from researchkit.backtest import Costs
