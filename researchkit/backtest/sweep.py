@@ -177,6 +177,7 @@ class Best:
     failed: int
     streams: int  # different streams of returns among them
     periods: int = 252
+    refused: int = 0  # trials among those of `deflated` that count without their figures
 
     def __repr__(self) -> str:
         named = ", ".join(f"{n} {v}" for n, v in self.point.items())
@@ -190,14 +191,23 @@ class Best:
             f"{named}: Sharpe {self.sharpe:.2f} ± {self.sharpe_se:.2f}, deflated {self.deflated.value:.2f}\n"
             f"{counted}\nthe best of {self.deflated.n_trials:,} trials without any edge would show {bar:.2f} "
             f"(all {self.deflated.n_trials:,} different streams, earlier ones too, taken as independent: the bar errs high)"
+            + self._unreal()
         )
+
+    def _unreal(self) -> str:
+        """What became of trials that were refused."""
+        if not self.refused:
+            return ""
+        said = "1 of them was" if self.refused == 1 else f"{self.refused:,} of them were"
+        which = "its Sharpe ratio does" if self.refused == 1 else "their Sharpe ratios do"
+        return f"\n{said} refused as unreal: counted like the others, {which} not widen the bar"
 
 # %% ../../nbs/backtest/72_sweep.ipynb #swp181
 def best(
     rows: pl.DataFrame,  # of a sweep, all of them
     by: str = "sharpe",
     *,
-    others: Sequence[float] = (),  # annualised Sharpe ratios of other streams that were tried
+    others: Sequence[float | None] = (),  # annualised, of other streams that were tried; None: refused
     periods: int = 252,
 ) -> Best:  # raises ValueError where no point has a value
     """Name the winner of a sweep, deflated by everything that was tried."""
@@ -208,14 +218,16 @@ def best(
         raise ValueError(f"no point of {rows.height:,} has a {by}: nothing to choose from{why}")
     different = sound.unique("stream", keep="first", maintain_order=True)
     row = sound.sort(by, "point", descending=[by not in LOWER, False]).row(0, named=True)
-    ratios = np.array([*different["sharpe"].drop_nulls().to_list(), *others]) / periods**0.5
+    believed = [o for o in others if o is not None]
+    refused = len(others) - len(believed)
+    ratios = np.array([*different["sharpe"].drop_nulls().to_list(), *believed]) / periods**0.5
     deflated = None
     if row["sharpe"] is not None:
-        spread = float(ratios.var(ddof=1)) if ratios.size > 1 else 0.0
+        spread = float(ratios.var(ddof=1)) if ratios.size > 1 else 1 / row["sessions"]
         deflated = deflated_sharpe(
-            row["sharpe"] / periods**0.5, spread, n_trials=ratios.size, n=row["sessions"], skew=row["skew"], kurt=row["kurt"]
+            row["sharpe"] / periods**0.5, spread, n_trials=ratios.size + refused, n=row["sessions"], skew=row["skew"], kurt=row["kurt"]
         )  # fmt: skip
     names = [c for c in rows.columns if c not in (*KINDS, "point", "error")]
     failed = rows["error"].is_not_null().sum() if "error" in rows.columns else 0
     figures = row["sharpe"], row["sharpe_se"], deflated, rows.height, int(failed), different.height, periods
-    return Best({n: row[n] for n in names}, float(row[by]), by, *figures)
+    return Best({n: row[n] for n in names}, float(row[by]), by, *figures, refused)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .console import JsonOption, WorkspaceOption, opened, say
-from .lake import SymbolsOption, lake
+from .lake import SymbolsOption, dated, lake
 
 # %% auto #0
 __all__ = ['AsofOption', 'FromOption', 'ToOption', 'CalendarOption', 'lake_instruments', 'lake_continuous', 'lake_sessions',
@@ -19,8 +19,10 @@ __all__ = ['AsofOption', 'FromOption', 'ToOption', 'CalendarOption', 'lake_instr
 
 # %% ../../nbs/commands/14_instruments.ipynb #cin07
 AsofOption = Annotated[str | None, typer.Option(help="Answer as of this instant, UTC; default: now.")]
-FromOption = Annotated[str | None, typer.Option("--from", help="First day, UTC: 2013-06-28.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Nothing from here on, UTC.")]
+FromOption = Annotated[str | None, typer.Option("--from", callback=dated, help="First day, UTC: 2013-06-28.")]
+ToOption = Annotated[
+    str | None, typer.Option("--to", callback=dated, help="Nothing from here on, UTC: 2014-01-01.")
+]
 CalendarOption = Annotated[str | None, typer.Option(help="An exchange, as in XNYS; default: the dataset's.")]
 
 

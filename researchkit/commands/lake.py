@@ -23,12 +23,22 @@ from researchkit.commands.console import (
 )
 
 # %% auto #0
-__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'TableArgument', 'PartOption', 'Rows', 'Act', 'Done', 'lake_tables',
-           'lake_head', 'lake_asof', 'lake_compact', 'lake_orphans', 'lake_expire', 'lake_rewrite', 'lake_layout']
+__all__ = ['lake', 'SymbolsOption', 'PublishedOption', 'TableArgument', 'PartOption', 'Rows', 'Act', 'Done', 'dated',
+           'lake_tables', 'lake_head', 'lake_asof', 'lake_compact', 'lake_orphans', 'lake_expire', 'lake_rewrite',
+           'lake_layout']
 
 # %% ../../nbs/commands/04_lake.ipynb #clk06
 lake = noun("Tables that know their time.")
 SymbolsOption = Annotated[str, typer.Option(help="Symbols, comma-separated; default: all.")]
+
+
+def dated(option: typer.CallbackParam, value: str | None) -> str | None:
+    """Refuse an instant that is none, by the name of its option, before anything is opened."""
+    from researchkit.data.instants import instant
+
+    instant(value, name=option.opts[0])
+    return value
+
 
 PublishedOption = Annotated[
     str | None,
@@ -63,8 +73,12 @@ def lake_head(
     table: TableArgument,
     rows: Annotated[int, typer.Option("--rows", "-n", help="Show so many.", min=1)] = 5,
     symbols: SymbolsOption = "",
-    start: Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")] = None,
-    end: Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", callback=dated, help="First event, UTC: 2013-06-28.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", callback=dated, help="No event from here on, UTC.")
+    ] = None,
     asof: Annotated[str | None, typer.Option(help="Only what was known by then, UTC.")] = None,
     published: PublishedOption = None,
     pin: Annotated[str | None, typer.Option(help="A pinned version instead of the newest data.")] = None,

@@ -12,6 +12,7 @@ import typer
 
 from .console import JsonOption, WorkspaceOption, cell, opened, say, say_json
 from .data import data
+from .lake import dated
 
 if TYPE_CHECKING:
     from researchkit.data.findings_page import Report
@@ -23,8 +24,10 @@ __all__ = ['SymbolsOption', 'FromOption', 'ToOption', 'data_quality', 'data_cata
 
 # %% ../../nbs/commands/15_quality.ipynb #cqu06
 SymbolsOption = Annotated[str, typer.Option(help="Symbols, comma-separated; default: all.")]
-FromOption = Annotated[str | None, typer.Option("--from", help="First event, UTC: 2013-06-28.")]
-ToOption = Annotated[str | None, typer.Option("--to", help="No event from here on, UTC.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", callback=dated, help="First event, UTC: 2013-06-28.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", callback=dated, help="No event from here on, UTC.")]
 
 
 def _named(symbols: str) -> list[str] | None:

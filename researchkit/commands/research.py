@@ -92,18 +92,23 @@ def run_show(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show one trial: its parameters, metrics and artifacts."""
+    """Show one trial: its parameters, metrics and artifacts; of a sweep, what was tried and won."""
+    from researchkit.experiments.sweeps import points
     from researchkit.experiments.warehouse import find_trial, frame
     from researchkit.operations.endings import ended_with
 
     ws = opened(workspace)
     row = find_trial(ws.warehouse, run)
     ended = ended_with(ws, row["id"])
+    swept = points(ws.runs.shelves, row["id"])
     if json:
         parts = {
             name: as_rows(frame(ws.warehouse, name, trial=row["id"]))
             for name in ("metrics", "artifacts", "screens")
         }
+        if swept is not None:
+            told = {"setting": swept.setting, "runs": list(swept.runs), "points": as_rows(swept.rows)}
+            parts["sweep"] = {**swept.summary(), **told}
         say_json({**row, **parts, **({} if ended is None else {"what it left": ended})})
         return
     say(
@@ -116,6 +121,12 @@ def run_show(
     )
     if ended is not None:
         typer.echo(f"what it left {ended}")
+    if swept is not None:
+        say([{"field": k, "value": v} for k, v in swept.summary().items()], json=False, title="sweep")
+        typer.echo(
+            f"every point: researchkit run show {row['id'][:8]} --json, under sweep, points; as a frame:\n"
+            f"researchkit.experiments.sweeps.points(ws.runs.shelves, '{row['id']}').rows"
+        )
     for name, columns in {
         "metrics": ["strategy", "name", "value"],
         "artifacts": ["strategy", "name", "kind", "bytes", "sha256"],

@@ -139,6 +139,7 @@ def _as_json(won: Best, runs: tuple[str, ...], top: pl.DataFrame) -> dict[str, A
         "sharpe_se": won.sharpe_se,
         "deflated": None if deflated is None else deflated.value,
         "trials": None if deflated is None else deflated.n_trials,
+        "refused": won.refused,
         "bar": None if deflated is None else deflated.benchmark * won.periods**0.5,
         "rows": top.to_dicts(),
     }
@@ -223,7 +224,12 @@ def sweep(
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Try parameters of a strategy; every point is counted, and an interrupted sweep goes on."""
+    """Try parameters of a strategy; every point is counted, and an interrupted sweep goes on.
+
+    For example:
+
+    researchkit sweep trend -g fast=20:60:20 -g slow=100,200 --to 2014-01-01
+    """
     from researchkit import frames
     from researchkit.backtest import Costs
     from researchkit.backtest.sweep import best

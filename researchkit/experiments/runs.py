@@ -193,6 +193,11 @@ class Run:
         self.over = True
         self._runs.end(self.id, "failed", reason=reason, context=self.context)
 
+    def abort(self, reason: str) -> None:
+        """End before the end, because somebody said so; the trial stays counted."""
+        self.over = True
+        self._runs.end(self.id, "aborted", reason=reason, context=self.context)
+
     def __enter__(self) -> Run:
         return self
 
@@ -204,6 +209,8 @@ class Run:
             return
         if error is None:
             self.finish()
+        elif isinstance(error, KeyboardInterrupt):
+            self.abort("interrupted from the keyboard")
         else:
             self.fail(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 

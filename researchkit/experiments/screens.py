@@ -69,7 +69,9 @@ DEFLATED = "deflated Sharpe"
 def deflated(
     equity: pl.DataFrame,  # EQUITY, on history
     *,
-    sharpes: Sequence[float],  # annualised, of every distinct stream, this one included: see `trials.sharpes`
+    sharpes: Sequence[
+        float | None
+    ],  # annualised, of every distinct stream, this one included; None: refused, see `trials.sharpes`
 ) -> Screen:  # passed always: a remark
     """Say how much of a Sharpe ratio is left after counting what else was tried."""
     from scipy.stats import kurtosis, skew
@@ -80,14 +82,14 @@ def deflated(
     spread = float(net.std(ddof=1)) if net.size > 2 else 0.0
     if not spread > 0:
         return Screen(DEFLATED, True, "undefined: the returns do not vary; for information only")
-    field = [s / sqrt(252) for s in sharpes]
+    field, tried = [s / sqrt(252) for s in sharpes if s is not None], max(len(sharpes), 1)
     mean = sum(field) / len(field) if field else 0.0
-    variance = sum((s - mean) ** 2 for s in field) / (len(field) - 1) if len(field) > 1 else 0.0
+    variance = sum((s - mean) ** 2 for s in field) / (len(field) - 1) if len(field) > 1 else 1 / net.size
     shape = {"skew": float(skew(net)), "kurt": float(kurtosis(net, fisher=False))}
-    found = deflated_sharpe(
-        float(net.mean()) / spread, variance, n_trials=max(len(field), 1), n=net.size, **shape
-    )
-    bar = f"the best of at least {max(len(field), 1)} worthless ones would show {found.benchmark * sqrt(252):.2f}"
+    found = deflated_sharpe(float(net.mean()) / spread, variance, n_trials=tried, n=net.size, **shape)
+    bar = f"the best of at least {tried} worthless ones would show {found.benchmark * sqrt(252):.2f}"
+    if refused := len(sharpes) - len(field):
+        bar += f" ({refused} of them refused as unreal: counted, and no measure of the spread)"
     words = f"{found.value:.0%} that the true ratio beats the bar: {bar}; for information only"
     return Screen(DEFLATED, True, words)
 

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from .storing import Shelves
 from ..security.ledger import canonical
 
 # %% auto #0
-__all__ = ['NAME', 'SETTING', 'ROWS', 'sources', 'setting', 'patient', 'keep', 'Earlier', 'earlier']
+__all__ = ['NAME', 'SETTING', 'ROWS', 'sources', 'setting', 'patient', 'keep', 'Earlier', 'earlier', 'Points', 'points']
 
 # %% ../../nbs/experiments/19_sweeps.ipynb #swk07
 def sources(
@@ -82,10 +83,13 @@ def keep(
     text: bytes,  # its setting
 ) -> Iterator[pl.DataFrame]:  # the same frames, each stored before it is handed on
     """Store the rows of a sweep while they come."""
+    number = 0
     for number, rows in enumerate(frames, start=1):
         beside = {"artifacts": {SETTING: text}} if number == 1 else {}
         run.log(strategy=NAME if number == 1 else f"{NAME}-{number}", sweep=rows, **beside)
         yield rows
+    if number == 0:  # earlier attempts have kept all of it: this one came to its end
+        run.log(strategy=NAME, artifacts={SETTING: text})
 
 # %% ../../nbs/experiments/19_sweeps.ipynb #swk13
 @dataclass(frozen=True)
@@ -101,19 +105,81 @@ def earlier(
     text: bytes,  # the setting
 ) -> Earlier:  # IntegrityError where a part is not what was stored
     """Find what interrupted attempts at the same sweep have kept."""
-    same = shelves.warehouse.rows("artifacts", name=SETTING, sha256=hashlib.sha256(text).hexdigest())
-    trials = sorted((shelves.row(str(a["trial"])) for a in same), key=_started)
+    open_ = _open(shelves, hashlib.sha256(text).hexdigest())
+    rows = _rows(shelves, open_)
+    return Earlier(() if rows is None else tuple(open_), rows)
+
+
+def _open(shelves: Shelves, sha256: str, *, before: tuple[int, str] | None = None) -> list[str]:
+    """Runs with one setting that stopped since the last that came to its end, oldest first."""
+    same = shelves.warehouse.rows("artifacts", name=SETTING, sha256=sha256)
+    found = sorted((shelves.row(str(a["trial"])) for a in same), key=_started)
+    trials = [t for t in found if before is None or _started(t) < before]
     ends = [_started(t) for t in trials if t["status"] == "finished"]
     since = max(ends, default=(-1, ""))
-    open_ = [t["id"] for t in trials if t["status"] in ("failed", "aborted") and _started(t) > since]
-    parts = [a for trial in open_ for a in shelves.warehouse.rows("artifacts", trial=trial, name=ROWS)]
+    return [t["id"] for t in trials if t["status"] in ("failed", "aborted") and _started(t) > since]
+
+
+def _rows(shelves: Shelves, trials: Sequence[str]) -> pl.DataFrame | None:
+    """What some runs have kept, each point once."""
+    parts = [a for trial in trials for a in shelves.warehouse.rows("artifacts", trial=trial, name=ROWS)]
     if not parts:
-        return Earlier((), None)
+        return None
     frames = [read_frame(shelves.archive.get(a["archive_path"], a["sha256"])) for a in parts]
     rows = pl.concat(frames, how="vertical_relaxed").unique("point", keep="first", maintain_order=True)
-    return Earlier(tuple(open_), rows.sort("point"))
+    return rows.sort("point")
 
 
 def _started(trial: Mapping[str, Any]) -> tuple[int, str]:
     """When a trial began."""
     return int(trial["started_ns"]), str(trial["id"])
+
+# %% ../../nbs/experiments/19_sweeps.ipynb #swk19
+@dataclass(frozen=True)
+class Points:
+    """A sweep as it was kept."""
+
+    setting: dict[str, Any]  # strategy, search, by, fill, costs, code …
+    runs: tuple[str, ...]  # ids of the runs that kept it, oldest first
+    rows: pl.DataFrame  # point, the parameters, the figures of a score, error
+
+    def summary(self) -> dict[str, str]:
+        """Say in a few words what was tried and what won."""
+        from researchkit.backtest.sweep import best
+
+        search, by = self.setting.get("search") or {}, str(self.setting.get("by", "sharpe"))
+        space = {n: search["space"][n] for n in search.get("order", ())}
+        drawn = f"{search['random']:,} drawn, seed {search['seed']}" if search.get("random") else "all points"
+        told = {"strategy": str(self.setting["strategy"])}
+        told |= (
+            {"grid": "  ".join(f"{n}={_few(v)}" for n, v in space.items()), "search": drawn} if space else {}
+        )
+        failed, streams = self.rows["error"].is_not_null().sum(), self.rows["stream"].drop_nulls().n_unique()
+        told["points"] = f"{self.rows.height:,}, {failed:,} of them failed, {streams:,} different streams"
+        if self.rows[by].is_not_null().any():
+            won = best(self.rows, by)
+            told["winner"] = ", ".join(f"{n} {v}" for n, v in won.point.items()) + f": {by} {won.value:.4g}"
+        return told
+
+
+def _few(values: Sequence[str]) -> str:
+    """A few of many values."""
+    if len(values) <= 6:
+        return ",".join(values)
+    return f"{values[0]},{values[1]},…,{values[-1]} ({len(values):,} values)"
+
+
+def points(
+    shelves: Shelves,  # of a workspace: `ws.runs.shelves`
+    trial: str,  # id of the run
+) -> (
+    Points | None
+):  # None: it was no sweep, or kept nothing; IntegrityError where a part is not what was stored
+    """Read a sweep again, with what it went on from."""
+    found = shelves.warehouse.rows("artifacts", trial=trial, name=SETTING, strategy=NAME)
+    if not found:
+        return None
+    text = shelves.archive.get(found[0]["archive_path"], found[0]["sha256"])
+    runs = [*_open(shelves, found[0]["sha256"], before=_started(shelves.row(trial))), trial]
+    rows = _rows(shelves, runs)
+    return None if rows is None else Points(json.loads(text), tuple(runs), rows)

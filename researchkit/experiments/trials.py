@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 import sqlalchemy as sa
 
+from .screens import REPLAY, TRADABLE
 from .warehouse import Warehouse
 
 # %% auto #0
@@ -73,21 +74,25 @@ def sharpes(
     warehouse: Warehouse,
     *,
     but: Iterable[str] = (),  # fingerprints of streams to leave out
-) -> list[float]:  # annualised, one a distinct stream that has one, sorted
-    """List the Sharpe ratios of the distinct streams."""
+) -> list[
+    float | None
+]:  # annualised, one a distinct stream that has one, sorted; last, None a refused stream
+    """List the Sharpe ratios of the distinct streams; one that was refused as unreal counts without its figure."""
     query = (
-        "SELECT r.stream, min(m.value), min(t.stream) FROM results r JOIN metrics m "
+        "SELECT r.stream, min(m.value), min(t.stream), count(s.screen) FROM results r JOIN metrics m "
         "ON m.trial = r.trial AND m.strategy = r.strategy "
         "LEFT JOIN tries t ON t.trial = r.trial AND t.strategy = r.strategy AND t.point = 0 "
+        "LEFT JOIN screens s ON s.trial = r.trial AND s.strategy = r.strategy AND NOT s.passed "
+        "AND s.screen IN (:replay, :tradable) "
         "WHERE m.name = 'sharpe' AND m.value IS NOT NULL GROUP BY r.stream "
-        "UNION ALL SELECT stream, min(sharpe), stream FROM tries WHERE sharpe IS NOT NULL "
+        "UNION ALL SELECT stream, min(sharpe), stream, 0 FROM tries WHERE sharpe IS NOT NULL "
         "AND stream NOT IN (SELECT stream FROM tries WHERE point = 0 AND stream IS NOT NULL) GROUP BY stream"
     )
     left = frozenset(but)
     with warehouse.engine.connect() as connection:
-        return sorted(
-            float(value) for _, value, mark in connection.execute(sa.text(query)) if mark not in left
-        )
+        found = connection.execute(sa.text(query), {"replay": REPLAY, "tradable": TRADABLE}).all()
+    kept = [(float(value), unreal) for _, value, mark, unreal in found if mark not in left]
+    return [*sorted(v for v, unreal in kept if not unreal), *(None for _, unreal in kept if unreal)]
 
 # %% ../../nbs/experiments/08_trials.ipynb #tri12
 def by_hypothesis(

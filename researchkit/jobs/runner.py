@@ -106,6 +106,7 @@ class Executed:
 
     path: Path  # the executed notebook
     failure: str | None  # one sentence, or None
+    interrupted: bool = False  # somebody pressed Ctrl-C
 
 
 def _cause(error: BaseException, job: Job) -> str:
@@ -144,7 +145,7 @@ def execute(
                 cwd=str(output.parent),
             )
         except KeyboardInterrupt:
-            return Executed(output, f"{job.notebook.name}: interrupted")
+            return Executed(output, f"{job.notebook.name}: interrupted", interrupted=True)
         except Exception as error:  # a failing cell, or a dead kernel: both are results
             return Executed(output, _cause(error, job))
         finally:
@@ -243,7 +244,7 @@ def run(
         done = executing(job, scratch / job.notebook.name, parameters=given, env=env, progress=progress)
         archived = _keep(ws, trial, done.path) if done.path.is_file() else ""
         if done.failure is not None:
-            trial.fail(done.failure)
+            (trial.abort if done.interrupted else trial.fail)(done.failure)
             raise JobError(f"job {job.name} stopped: {done.failure} (run {trial.id[:8]})")
         trial.finish()
         return Done(job.name, trial.id, archived)
