@@ -126,6 +126,16 @@ def _check_columns(frame: pl.DataFrame, schema: Schema) -> None:
             raise SchemaError(f"{schema.name}: column '{name}' must be Float64, got {frame.schema[name]}")
 
 # %% ../nbs/foundation/02_frames.ipynb #frm20
+def _order(row: tuple[object, ...], schema: Schema, step: int) -> SchemaError:
+    """Name the row that breaks the order of the key, and say what would mend it."""
+    shown = " ".join(str(v).removesuffix(" 00:00:00+00:00") for v in row)
+    by = ", ".join(f'"{name}"' for name in schema.key)
+    hint = "it is there twice" if step == 0 else f".sort({by}) puts them in order"
+    return SchemaError(
+        f"{schema.name}: rows must be sorted by {schema.key} and unique, broken at {shown}: {hint}"
+    )
+
+
 def _check_values(frame: pl.DataFrame, schema: Schema) -> None:
     """Refuse a null outside the nullable columns, NaN anywhere, and rows out of key order."""
     for name, kind in frame.schema.items():
@@ -138,8 +148,7 @@ def _check_values(frame: pl.DataFrame, schema: Schema) -> None:
         return
     keys = frame.select(pl.struct(schema.key).rank("dense").cast(pl.Int64).diff().alias("step"))["step"]
     if (first := (keys <= 0).arg_true()).len():
-        row = frame.select(schema.key).row(first[0])
-        raise SchemaError(f"{schema.name}: rows must be sorted by {schema.key} and unique, broken at {row}")
+        raise _order(frame.select(schema.key).row(first[0]), schema, keys[first[0]])
 
 # %% ../nbs/foundation/02_frames.ipynb #frm21
 def check(

@@ -5,7 +5,9 @@
 # %% ../../nbs/experiments/04_records.ipynb #rec03
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -35,7 +37,7 @@ from researchkit.frames import (
 )
 
 # %% auto #0
-__all__ = ['SCORES', 'ALL_FOLDS', 'Record', 'record']
+__all__ = ['GIVEN', 'SCORES', 'ALL_FOLDS', 'Record', 'require_given', 'record']
 
 # %% ../../nbs/experiments/04_records.ipynb #rec05
 @dataclass(frozen=True)
@@ -53,6 +55,69 @@ class Record:
     tries: tuple[
         dict[str, Any], ...
     ] = ()  # point, stream and sharpe of what was tried; 0 is the result itself
+
+# %% ../../nbs/experiments/04_records.ipynb #rec41
+def _is_frame(value: object) -> bool:
+    """Whether this is a polars frame."""
+    return isinstance(value, pl.DataFrame)
+
+
+def _is_result(value: object) -> bool:
+    """Whether this is a backtest result or a frame."""
+    parts = ("equity", "fills", "orders", "positions", "rules", "market", "costs", "fill", "capital")
+    return _is_frame(value) or all(hasattr(value, part) for part in parts)
+
+
+def _is_model(value: object) -> bool:
+    """Whether this is neither a number, nor words, nor a table."""
+    return not isinstance(value, (bool, int, float, str, bytes, list, tuple, pl.DataFrame, pl.LazyFrame))
+
+
+def _is_map(value: object, fits: Callable[[Any], bool]) -> bool:
+    """Whether this maps names to values that fit."""
+    return isinstance(value, Mapping) and all(isinstance(k, str) and fits(v) for k, v in value.items())
+
+# %% ../../nbs/experiments/04_records.ipynb #rec42
+GIVEN: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "strategy": ("a name of its own within the run", lambda v: isinstance(v, str) and bool(v.strip())),
+    "result": ("a backtest result or an EQUITY frame", _is_result),
+    "features": ("a FEATURES frame", _is_frame),
+    "view": ("the feature view that made the features", _is_model),
+    "bars": ("a BARS frame, where rows were traded that no pin holds", _is_frame),
+    "labels": ("a LABELS frame", _is_frame),
+    "probabilities": ("a PROBABILITIES frame", _is_frame),
+    "signals": ("a SIGNALS frame", _is_frame),
+    "model": ("an estimator, a mapping of names to them, or a fitted forecast", _is_model),
+    "calibration": (
+        "a calibration report or its table",
+        lambda v: _is_frame(v) or _is_frame(getattr(v, "table", None)),
+    ),
+    "artifacts": (
+        "a mapping of file names to bytes",
+        lambda v: _is_map(v, lambda b: isinstance(b, bytes)),
+    ),
+    "metrics": (
+        "a mapping of names to numbers",
+        lambda v: _is_map(v, lambda x: x is None or hasattr(x, "__float__")),
+    ),
+    "continues": ("the hash of a known stream, in words", lambda v: isinstance(v, str)),
+    "sweep": ("a frame with every row of a sweep", _is_frame),
+}
+
+
+def require_given(
+    given: Mapping[str, object],  # arguments by name; None: not given
+) -> None:
+    """Refuse what cannot be logged: TypeError for an unknown name, ValueError for another kind of value."""
+    for name, value in given.items():
+        if name not in GIVEN:
+            near = difflib.get_close_matches(name, GIVEN, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it knows {', '.join(GIVEN)}"
+            raise TypeError(f"run.log has no argument '{name}': {hint}")
+        words, fits = GIVEN[name]
+        if (value is not None or name == "strategy") and not fits(value):
+            got = f"{' '.join(reprlib.repr(value).split())} ({type(value).__name__})"
+            raise ValueError(f"run.log: {name} must be {words}, got {got}")
 
 # %% ../../nbs/experiments/04_records.ipynb #rec07
 def _frames(

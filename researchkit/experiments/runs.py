@@ -17,7 +17,7 @@ from typing import Any
 from ..context import Context
 from ..data.archive import Archive, Archived
 from . import provenance
-from .records import record
+from .records import record, require_given
 from researchkit.experiments.storing import (
     Logged,
     Shelves,
@@ -167,10 +167,51 @@ class Run:
     def log(
         self,
         *,
-        strategy: str = "main",  # several strategies of one run need names
-        **given: Any,  # result, features, labels, model, calibration, …: see `records.record`
+        strategy: str = "main",
+        result: Any = None,
+        features: Any = None,
+        view: Any = None,
+        bars: Any = None,
+        labels: Any = None,
+        probabilities: Any = None,
+        signals: Any = None,
+        model: Any = None,
+        calibration: Any = None,
+        artifacts: Any = None,
+        metrics: Any = None,
+        continues: Any = None,
+        sweep: Any = None,
+        **unknown: Any,  # refused, with the nearest known name
     ) -> Logged:
-        """Store what came out: archive, then warehouse, then ledger. Saying it twice stores it once."""
+        """Store what came out: archive, then warehouse, then ledger. Saying it twice stores it once.
+
+        All are optional; several strategies of one run need names. What stands in capitals is a schema of
+        `researchkit.frames`.
+
+        - strategy: a name of its own within the run
+        - result: a backtest result or an EQUITY frame
+        - features: a FEATURES frame
+        - view: the feature view that made the features
+        - bars: a BARS frame, where rows were traded that no pin holds
+        - labels: a LABELS frame
+        - probabilities: a PROBABILITIES frame
+        - signals: a SIGNALS frame; left away: those that the result was simulated on
+        - model: an estimator, a mapping of names to them, or a fitted forecast
+        - calibration: a calibration report or its table
+        - artifacts: a mapping of file names to bytes
+        - metrics: a mapping of names to numbers, beside those that are computed from the result
+        - continues: the hash of a known stream, in words, that this one continues over later sessions
+        - sweep: a frame with every row of a sweep
+
+        Raises TypeError for an unknown name, ValueError for another kind of value, SchemaError for a
+        frame that breaks its contract.
+        """
+        given: dict[str, Any] = {
+            "result": result, "features": features, "view": view, "bars": bars, "labels": labels,
+            "probabilities": probabilities, "signals": signals, "model": model, "calibration": calibration,
+            "artifacts": artifacts, "metrics": metrics, "continues": continues, "sweep": sweep,
+        }  # fmt: skip
+        require_given({"strategy": strategy, **unknown, **given})
         made = record(strategy, **given)
         return store_record(self._runs.shelves, self.id, record=made, context=self.context)
 

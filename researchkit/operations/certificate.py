@@ -275,12 +275,19 @@ def _filled(
     return checks, delays(bars, signals, costs=costs, by=DELAYS, fill=asked.fill)
 
 # %% ../../nbs/operations/23_certificate.ipynb #ct26
-def _elsewhere(asked: Sequence[_Asked], bars: pl.DataFrame) -> dict[str, Check]:
+def _elsewhere(asked: Sequence[_Asked], bars: pl.DataFrame) -> dict[str, Elsewhere]:
     """Send all strategies to other processes."""
     from researchkit.operations.elsewhere import elsewhere
 
-    said: tuple[Elsewhere, ...] = elsewhere({a.name: a.strategy for a in asked}, bars)
-    return {e.name: Check("other processes", ok=e.ok, words=str(e)) for e in said}
+    return {e.name: e for e in elsewhere({a.name: a.strategy for a in asked}, bars)}
+
+
+def _away(said: Elsewhere | None, *, kept: bool) -> Check:
+    """Say what other processes answered; a fault that the contract has named is not told twice."""
+    if said is None or (said.error and not kept):
+        words = "no process was started" if said is None else "the contract is broken"
+        return Check("other processes", ok=None, words=words)
+    return Check("other processes", ok=said.ok, words=str(said))
 
 
 def _issued(
@@ -291,7 +298,7 @@ def _issued(
     costs: Costs,
     seed: int,
     carries: Sequence[str],
-    away: Check,
+    away: Elsewhere | None,  # None: no process was started
 ) -> Certificate:
     """Make every check of one strategy."""
     contract, made, outside = _first_asked(asked, bars, carries)
@@ -300,7 +307,8 @@ def _issued(
     if made is not None:
         replayed, leak = _replayed(asked, bars, cuts, seed)
         filled, drawn = _filled(asked, bars, made, costs)
-    checks = (contract, *replayed, _carries(asked, carries), outside, *filled, away)
+    last = _away(away, kept=made is not None)
+    checks = (contract, *replayed, _carries(asked, carries), outside, *filled, last)
     signals = "" if made is None else frames.logical_hash(made, frames.SIGNALS)
     hashed = frames.logical_hash(bars, frames.BARS)
     return Certificate(asked.name, hashed, signals, checks, leak, tuple(carries), drawn)
@@ -323,10 +331,9 @@ def certificates(
     checked = frames.check(bars, frames.BARS)
     asked = [_asked(strategy, name, fill) for name, strategy in strategies.items()]
     times = _drawn(checked, cuts, seed) if isinstance(cuts, int) else sorted(cuts)
-    unmade = Check("other processes", ok=None, words="no process was started")
-    away = _elsewhere(asked, checked) if processes else {a.name: unmade for a in asked}
+    away = _elsewhere(asked, checked) if processes else {}
     terms = {"costs": Costs() if costs is None else costs, "seed": seed, "carries": tuple(carries)}
-    return tuple(_issued(a, checked, times, away=away[a.name], **terms) for a in asked)  # type: ignore[arg-type]
+    return tuple(_issued(a, checked, times, away=away.get(a.name), **terms) for a in asked)  # type: ignore[arg-type]
 
 
 def certificate(

@@ -86,6 +86,14 @@ def _spread(bars: pl.DataFrame, folder: Path, seed: int) -> None:
             rows[bounds[i] : bounds[i + 1]].write_parquet(folder / f"{name}-{i}.parquet")
 
 # %% ../../nbs/operations/22_elsewhere.ipynb #ew26
+def _searched() -> str:
+    """Say where modules are looked for, in the words of somebody who has just written one."""
+    here, named = Path.cwd(), os.environ.get("PYTHONPATH") or "not set"
+    known = any(Path(p or ".").resolve() == here.resolve() for p in sys.path)
+    current = f"in the current folder ({here})" if known else f"not in the current folder ({here})"
+    return f"looked {current} and in those of PYTHONPATH ({named})"
+
+
 def resolve(
     name: str,  # "package.module:function"
 ) -> Strategy:  # ValueError if there is no such function
@@ -98,7 +106,9 @@ def resolve(
     try:
         found = getattr(import_module(module), function, None)
     except ModuleNotFoundError as e:
-        raise ValueError(f"there is no module '{e.name}', wanted for the strategy '{name}'") from e
+        own = str(e.name).partition(".")[0] == module.partition(".")[0]
+        where = f": {_searched()}" if own else ""
+        raise ValueError(f"there is no module '{e.name}', wanted for the strategy '{name}'{where}") from e
     if not callable(found):
         raise ValueError(f"module '{module}' has no function '{function}'")
     strategy: Strategy = found
@@ -138,6 +148,9 @@ def work(
             if earlier:
                 _ask_before(asked, bars)
             made = asked(bars)
+            if not isinstance(made, pl.DataFrame):
+                said[title] = {"error": f"gave {type(made).__name__}, which is no polars DataFrame"}
+                continue
             made.write_parquet(place / f"{name}-{number}.parquet")
             said[title] = {"hash": _hashed(made), "file": f"{name}-{number}.parquet"}
         except Exception as e:  # whatever a strategy raises is its answer

@@ -58,15 +58,24 @@ def of_files(
 _KEPT = ("equity", "fills", "positions", "orders", "signals", "features")
 
 
+def _newest(ws: Workspace) -> str:
+    """Name the newest run that logged a result; NotFound where none did."""
+    having = {row["trial"] for row in ws.warehouse.rows("results")}
+    trials = [row for row in ws.warehouse.rows("trials") if row["id"] in having]
+    if not trials:
+        raise NotFound("no run has logged a result yet: run.log(result=…)")
+    return str(min(trials, key=lambda row: (-row["started_ns"], row["id"]))["id"])
+
+
 def _strategy(ws: Workspace, trial: str, wanted: str | None) -> str:
     """Choose the strategy of a run; NotFound lists them when it is not clear which."""
     logged = sorted({row["strategy"] for row in ws.warehouse.rows("artifacts", trial=trial)})
+    if not logged:
+        raise NotFound(f"run {trial[:8]} logged no result; the newest that did is {_newest(ws)[:8]}")
     if wanted is None and len(logged) == 1:
         return str(logged[0])
     if wanted is None:
-        raise NotFound(
-            f"run {trial[:8]} logged {', '.join(logged) or 'nothing'}: say which, {trial[:8]}/NAME"
-        )
+        raise NotFound(f"run {trial[:8]} logged {', '.join(logged)}: say which, {trial[:8]}/NAME")
     if wanted not in logged:
         raise not_found("strategy", wanted, logged)
     return wanted
@@ -105,7 +114,7 @@ def _opened(ws: Workspace, trial: str, strategy: str) -> tuple[dict[str, pl.Data
 
 def of_run(
     ws: Workspace,
-    name: str,  # latest, an id or its beginning, perhaps /STRATEGY
+    name: str,  # latest (that logged a result), an id or its beginning, perhaps /STRATEGY
     *,
     bars: bool = True,  # read the input rows of its pin
 ) -> System:
@@ -113,7 +122,7 @@ def of_run(
     from researchkit.experiments.warehouse import find_trial
 
     run, _, wanted = name.partition("/")
-    trial = find_trial(ws.warehouse, run)
+    trial = find_trial(ws.warehouse, _newest(ws) if run == "latest" else run)
     strategy = _strategy(ws, trial["id"], wanted or None)
     kept, assumed = _opened(ws, trial["id"], strategy)
     found: dict[str, Any] = {part: kept.get(part) for part in _KEPT}

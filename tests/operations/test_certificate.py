@@ -18,7 +18,7 @@ from researchkit.errors import LookAheadError
 from researchkit.features.replay import KINDS
 from researchkit.operations.certificate import Certificate, certificate, certificates, generated
 from researchkit.operations.challengers import Challenger
-from researchkit.operations.elsewhere import elsewhere
+from researchkit.operations.elsewhere import elsewhere, resolve
 
 price = pl.col("close")
 BARS = generated(420, seed=5)
@@ -191,7 +191,9 @@ def fails(bars: pl.DataFrame) -> pl.DataFrame:
 
 def test_what_differs_between_processes_is_named_with_its_cause():
     bars = generated(60, symbols=[f"S{i}" for i in range(8)])
-    asked = {f.__name__: f for f in (by_the_hash, by_the_threads, by_the_environment, fails, timid_peek)}
+    asked = {
+        f.__name__: f for f in (by_the_hash, by_the_threads, by_the_environment, fails, silent, timid_peek)
+    }
     said = {e.name: e for e in elsewhere(asked, bars)}
     assert said["by_the_hash"].causes == ("hash seed",)
     assert said["by_the_threads"].causes == said["by_the_environment"].causes == ("threads",)
@@ -199,6 +201,7 @@ def test_what_differs_between_processes_is_named_with_its_cause():
     assert said["by_the_threads"].difference.second == 0.25
     assert said["by_the_threads"].difference.at == (bars["ts_known"][0], "S0")
     assert said["fails"].error == "ValueError: too few: 480 (at home)"
+    assert str(said["silent"]) == "silent: gave NoneType, which is no polars DataFrame (at home)"
     assert said["timid_peek"].ok, "a peek gives the same bits everywhere"
 
 
@@ -332,3 +335,53 @@ def test_a_certificate_repeats_itself():
     assert (a.signals, a.bars) == (b.signals, b.bars)
     assert "survivorship" in repr(a)
     assert a.frame["answer"].to_list()[-1] == "not made"
+
+
+# --- what is said of a broken contract ---
+
+
+def silent(bars: pl.DataFrame) -> Any:
+    """Forgets to return its signals."""
+
+
+def backward(bars: pl.DataFrame) -> pl.DataFrame:
+    """Its last row comes first, and its first two rows are midnights."""
+    return bars.select("ts_known", "symbol", target=pl.lit(1.0)).reverse()
+
+
+def test_a_broken_contract_is_told_once_and_for_people() -> None:
+    forgot, turned = certificates({"silent": silent, "backward": backward}, BARS.head(120), cuts=1)
+    by_name = {c.name: c for c in forgot.checks}
+    assert by_name["contract"].words == "silent: signals must be a polars DataFrame, got NoneType"
+    assert (
+        by_name["other processes"].ok is None and by_name["other processes"].words == "the contract is broken"
+    )
+    assert "NoneType" not in " ".join(c.words for c in forgot.checks if c.name != "contract")
+    last = BARS.head(120).row(-1, named=True)
+    day, before = f"{last['ts_known']:%Y-%m-%d}", BARS.head(120).row(-2, named=True)["symbol"]
+    assert turned.failed is not None
+    assert turned.failed.words == (
+        "backward: signals: rows must be sorted by ('ts_known', 'symbol') and unique, "
+        f'broken at {day} {before}: .sort("ts_known", "symbol") puts them in order'
+    )
+    assert {c.name: c.ok for c in turned.checks}["other processes"] is True  # wrong alike everywhere
+
+
+def test_a_module_that_is_not_there_says_where_it_was_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
+    monkeypatch.setattr("sys.path", ["/usr/lib"])
+    with pytest.raises(ValueError, match=rf"looked not in the current folder \({tmp_path}\)"):
+        resolve("no_such_page:f")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(
+        ValueError, match=rf"current folder \({tmp_path}\) and in those of PYTHONPATH \(/somewhere/else"
+    ):
+        resolve("no_such_page:f")
+    (tmp_path / "asking.py").write_text("import no_such_library")
+    with pytest.raises(
+        ValueError, match="there is no module 'no_such_library', wanted for the strategy 'asking:f'$"
+    ):
+        resolve("asking:f")

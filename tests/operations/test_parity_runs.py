@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ from researchkit.backtest.market import Market
 from researchkit.backtest.origins import digests, recognised
 from researchkit.backtest.parity import first_divergence
 from researchkit.backtest.rules import Rules
-from researchkit.errors import IntegrityError
+from researchkit.errors import IntegrityError, NotFound
 from researchkit.experiments.evidence import chain
 from researchkit.frames import INSTANT
 from researchkit.operations.sides import of_run
@@ -142,3 +143,20 @@ def test_rows_that_no_pin_holds_are_found_where_they_are() -> None:
     assert seen["ts_event"].dt.date().unique().to_list() == [minutes["ts_event"][row].date()]
     assert seen["close"].null_count() == seen.height
     assert recognised(minutes, digests(minutes.reverse()))["row"].unique().to_list() == ["as pinned"]
+
+
+def test_latest_is_the_newest_run_that_logged_a_result(tmp_path: Path) -> None:
+    ws = open_workspace(tmp_path / "ws")
+    with ws.run("only a look", hypothesis="H-1") as look:
+        pass
+    with pytest.raises(NotFound, match=r"^no run has logged a result yet"):
+        of_run(ws, "latest")
+    one = logged(ws, simulated())
+    with ws.run("only a number", hypothesis="H-1") as run:
+        run.log(metrics={"edge": 0.1})
+    assert of_run(ws, "latest").label == f"{one[:8]}/main"
+    for name in (look.id, run.id):
+        with pytest.raises(
+            NotFound, match=rf"^run {name[:8]} logged no result; the newest that did is {one[:8]}$"
+        ):
+            of_run(ws, name)
