@@ -108,7 +108,7 @@ def run_show(
         }
         if swept is not None:
             told = {"setting": swept.setting, "runs": list(swept.runs), "points": as_rows(swept.rows)}
-            parts["sweep"] = {**swept.summary(), **told}
+            row["sweep"] = {**swept.summary(), **told}
         say_json({**row, **parts, **({} if ended is None else {"what it left": ended})})
         return
     say(

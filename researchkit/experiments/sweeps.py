@@ -145,8 +145,6 @@ class Points:
 
     def summary(self) -> dict[str, str]:
         """Say in a few words what was tried and what won."""
-        from researchkit.backtest.sweep import best
-
         search, by = self.setting.get("search") or {}, str(self.setting.get("by", "sharpe"))
         space = {n: search["space"][n] for n in search.get("order", ())}
         drawn = f"{search['random']:,} drawn, seed {search['seed']}" if search.get("random") else "all points"
@@ -156,10 +154,24 @@ class Points:
         )
         failed, streams = self.rows["error"].is_not_null().sum(), self.rows["stream"].drop_nulls().n_unique()
         told["points"] = f"{self.rows.height:,}, {failed:,} of them failed, {streams:,} different streams"
-        if self.rows[by].is_not_null().any():
-            won = best(self.rows, by)
-            told["winner"] = ", ".join(f"{n} {v}" for n, v in won.point.items()) + f": {by} {won.value:.4g}"
-        return told
+        return told | self._winner(by)
+
+    def _winner(self, by: str) -> dict[str, str]:
+        """The row that won, where one has a value."""
+        from researchkit.backtest.scoring import KINDS, LOWER
+
+        sound = self.rows.filter(pl.col(by).is_not_null())
+        if sound.is_empty():
+            return {}
+        won = sound.sort(by, "point", descending=[by not in LOWER, False]).row(0, named=True)
+        named = [f"{n} {v}" for n, v in won.items() if n not in (*KINDS, "point", "error")]
+        shown = [n for n, kind in KINDS.items() if kind != pl.String and won[n] is not None]
+        figures = (f"{n} {won[n]:.4g}" for n in shown)
+        return {
+            "winner": f"point {won['point']:,}: {', '.join(named)}",
+            "its row": ", ".join(figures),
+            "by": by,
+        }
 
 
 def _few(values: Sequence[str]) -> str:

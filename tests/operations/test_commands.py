@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from killing import remove
 from typer.testing import CliRunner, Result
@@ -208,6 +209,42 @@ def test_an_interrupted_check_says_how_it_goes_on(root: Path, monkeypatch: pytes
     monkeypatch.setattr(rehash, "rehash", interrupted)
     stopped = typed("data", "verify", at=root)
     assert (stopped.exit_code, stopped.stderr) == (130, "interrupted: the same command goes on from there\n")
+
+
+def test_a_job_and_a_run_stopped_by_hand_are_aborted(root: Path) -> None:
+    from researchkit.jobs.runner import Executed
+    from researchkit.jobs.runner import run as run_job
+    from researchkit.jobs.spec import read
+
+    def stopped(*_: object, **__: object) -> Executed:
+        return Executed(root / "nowhere", "page: interrupted", interrupted=True)
+
+    ws, job = researchkit.open(root), next(iter(read().values()))
+    with pytest.raises(researchkit.errors.JobError, match="interrupted"):
+        run_job(ws, job, executing=stopped)
+    with pytest.raises(KeyboardInterrupt), ws.run("by hand"):
+        raise KeyboardInterrupt
+    ended = {r["title"]: (r["status"], r["reason"]) for r in said("run", "ls", "--last", "2", at=root)}
+    assert ended[job.words] == ("aborted", "page: interrupted")
+    assert ended["by hand"] == ("aborted", "interrupted from the keyboard")
+
+
+def test_a_sweep_is_shown_again_with_every_point(root: Path) -> None:
+    from researchkit.backtest.scoring import KINDS
+    from researchkit.experiments.sweeps import keep, setting
+
+    blank = dict.fromkeys(KINDS)
+    rows = [{"point": p, "fast": p, **blank, "sharpe": s, "error": None} for p, s in ((1, 0.2), (2, 0.7))]
+    frame = pl.DataFrame(rows, schema_overrides={**KINDS, "error": pl.String})
+    search = {"space": {"fast": ["1", "2"]}, "order": ["fast"], "random": 0, "seed": 0}
+    with researchkit.open(root).run("sweep of trend") as run:
+        list(keep(run, iter([frame]), setting("trend", search=search, by="sharpe")))
+    told = said("run", "show", run.id, at=root)["sweep"]
+    assert (told["grid"], told["winner"], told["strategy"]) == ("fast=1,2", "point 2: fast 2", "trend")
+    assert [(p["fast"], p["sharpe"]) for p in told["points"]] == [(1, 0.2), (2, 0.7)]
+    shown = typed("run", "show", run.id, at=root).stdout
+    assert "point 2: fast 2" in shown
+    assert f"points(ws.runs.shelves, '{run.id}')" in shown
 
 
 # --- the ledger ---
