@@ -353,8 +353,9 @@ def test_a_broken_contract_is_told_once_and_for_people() -> None:
     forgot, turned = certificates({"silent": silent, "backward": backward}, BARS.head(120), cuts=1)
     by_name = {c.name: c for c in forgot.checks}
     assert by_name["contract"].words == "silent: signals must be a polars DataFrame, got NoneType"
-    assert (
-        by_name["other processes"].ok is None and by_name["other processes"].words == "the contract is broken"
+    assert (by_name["other processes"].ok, by_name["other processes"].words) == (
+        None,
+        "the contract is broken",
     )
     assert "NoneType" not in " ".join(c.words for c in forgot.checks if c.name != "contract")
     last = BARS.head(120).row(-1, named=True)
@@ -382,6 +383,6 @@ def test_a_module_that_is_not_there_says_where_it_was_looked_for(
         resolve("no_such_page:f")
     (tmp_path / "asking.py").write_text("import no_such_library")
     with pytest.raises(
-        ValueError, match="there is no module 'no_such_library', wanted for the strategy 'asking:f'$"
+        ValueError, match=r"there is no module 'no_such_library', wanted for the strategy 'asking:f'$"
     ):
         resolve("asking:f")
