@@ -211,6 +211,13 @@ def test_an_interrupted_check_says_how_it_goes_on(root: Path, monkeypatch: pytes
     assert (stopped.exit_code, stopped.stderr) == (130, "interrupted: the same command goes on from there\n")
 
 
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy in MLflow, whose first database takes seconds."""
+    monkeypatch.setattr("researchkit.experiments.tracking.publish", lambda *_, **__: "none")
+
+
+@pytest.mark.usefixtures("untracked")
 def test_a_job_and_a_run_stopped_by_hand_are_aborted(root: Path) -> None:
     from researchkit.jobs.runner import Executed
     from researchkit.jobs.runner import run as run_job
@@ -229,6 +236,7 @@ def test_a_job_and_a_run_stopped_by_hand_are_aborted(root: Path) -> None:
     assert ended["by hand"] == ("aborted", "interrupted from the keyboard")
 
 
+@pytest.mark.usefixtures("untracked")
 def test_a_sweep_is_shown_again_with_every_point(root: Path) -> None:
     from researchkit.backtest.scoring import KINDS
     from researchkit.experiments.sweeps import keep, setting
