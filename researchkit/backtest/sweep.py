@@ -190,7 +190,7 @@ class Best:
         return (
             f"{named}: Sharpe {self.sharpe:.2f} ± {self.sharpe_se:.2f}, deflated {self.deflated.value:.2f}\n"
             f"{counted}\nthe best of {self.deflated.n_trials:,} trials without any edge would show {bar:.2f} "
-            f"(all {self.deflated.n_trials:,} different streams, earlier ones too, taken as independent: the bar errs high)"
+            f"(all {self.deflated.n_trials:,} different streams, earlier ones too, counted as independent; their own spread sets the bar)"
             + self._unreal()
         )
 
