@@ -83,7 +83,7 @@ notebooks: $(VENV)/.dev ## every page as it stands; `make test` runs them agains
 	@$(BIN)/nbdev-test --n-workers 2
 
 tests: $(VENV)/.dev
-	@$(BIN)/pytest -n 3 --dist loadgroup --durations 10 tests --ignore tests/house/test_drift.py --ignore tests/house/test_layers.py
+	@$(BIN)/pytest -n 2 --dist loadgroup --durations 10 tests --ignore tests/house/test_drift.py --ignore tests/house/test_layers.py
 	@$(BIN)/python tests/house/report.py
 
 .peers/%/.done: environments/peer-%.lock $(UV)
