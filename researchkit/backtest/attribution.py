@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from .bars import float_bars
 from .fills import Result
-from .grid import float_bars
 from .sums import grouped
 from .trades import multipliers, with_multiplier
 
@@ -224,7 +224,7 @@ def attribute(
     sessions = (
         challenger.equity.select("ts_known").with_row_index("i").with_columns(pl.col("i").cast(pl.Int64))
     )
-    checked = float_bars(bars)
+    checked = float_bars(bars, signed=challenger.market.futures | baseline.market.futures)
     one, two = (_cells(r, checked, sessions) for r in (challenger, baseline))
     cut = _segments(one, two, multipliers(baseline.positions) | multipliers(challenger.positions))
     which = cut["symbol"].rle_id().cast(pl.Int64).to_numpy()

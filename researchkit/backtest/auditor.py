@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from .. import frames
+from .bars import float_bars
 from .fills import Result
-from .inspection import checked_bars
 from .receipts import inspect
 from .recount import Recount, recount
 from .slots import HELD, MARK, MULT
@@ -138,7 +138,7 @@ def audit(
     inspect(result, bars)
     if signals is not None:
         check_orders(result, signals)
-    check_trades(result, checked_bars(result, bars))
+    check_trades(result, float_bars(bars, signed=result.market.futures))
     again, slack = recount(result, bars), tolerance * result.capital
     _check_account(result, again, slack)
     if result.charges.width or result.exposure.width:  # results that were made by hand have neither
@@ -169,7 +169,7 @@ def stale_fill_share(
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
 ) -> StaleFills:
     """Count the fills made at an open equal to the symbol's previous close."""
-    checked = checked_bars(result, bars)
+    checked = float_bars(bars, signed=result.market.futures)
     before = pl.col("close").shift(1).over("symbol", order_by="ts_event")
     stale = checked.filter(pl.col("open") == before).select("ts_event", "symbol", "close")
     total = result.fills.height

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from .. import frames
-from .grid import float_bars
+from .bars import float_bars
 from ..errors import not_found
 
 # %% auto #0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from .grid import float_bars
+from .bars import float_bars
 from .trades import with_multiplier
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ def participation(
     pl.DataFrame
 ):  # ts_event, symbol, order, notional (money), share (null: no volume), sigma (of a bar; null: unknown)
     """Compare every fill with the volume and the volatility of its bar."""
-    step = pl.col("close") / pl.col("close").shift(1) - 1.0
-    known = float_bars(bars).sort("symbol", "ts_event").with_columns(squared=(step**2).over("symbol"))
+    before = pl.col("close").shift(1)
+    step = pl.when(before > 0).then(pl.col("close") / before - 1.0)  # of a price below zero there is none
+    known = float_bars(bars, signed=result.market.futures).sort("symbol", "ts_event")
+    known = known.with_columns(squared=(step**2).over("symbol"))
     smooth = pl.col("squared").ewm_mean(alpha=1 - decay, adjust=False, ignore_nulls=True)
     known = known.with_columns(sigma=smooth.shift(1).sqrt().over("symbol"))
     rows = with_multiplier(result).join(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from .. import frames
+from .bars import float_bars
 from .baselines import sized
 from .costs import Costs
-from .grid import float_bars
 from .reversion import held
 
 if TYPE_CHECKING:

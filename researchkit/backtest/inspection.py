@@ -9,22 +9,12 @@ import polars as pl
 
 from .. import frames
 from .fills import Result
-from .grid import float_bars
 from ..errors import IntegrityError
 
 # %% auto #0
-__all__ = ['checked_bars', 'contract_terms', 'priced', 'refuse', 'inherited', 'check_times', 'check_prices', 'splits', 'levels',
-           'check_exits']
+__all__ = ['contract_terms', 'priced', 'refuse', 'inherited', 'check_times', 'check_prices', 'splits', 'levels', 'check_exits']
 
 # %% ../../nbs/backtest/20_inspection.ipynb #ins07
-def checked_bars(
-    result: Result,
-    bars: pl.DataFrame,  # BARS with Float64 prices
-) -> pl.DataFrame:  # the same, checked
-    """Check the bars of a result; futures may have negative prices."""
-    return frames.check(bars, frames.BARS) if result.market.futures else float_bars(bars)
-
-
 def contract_terms(result: Result) -> pl.DataFrame:  # symbol, multiplier, tick; of futures
     """List what a point and a tick are worth; empty without futures."""
     kinds = {"symbol": pl.String(), "multiplier": pl.Float64(), "tick": pl.Float64()}

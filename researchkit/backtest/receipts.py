@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 
 from .. import frames
+from .bars import float_bars
 from .fills import Result
 from researchkit.backtest.inspection import (
     check_exits,
     check_prices,
     check_times,
-    checked_bars,
     priced,
     refuse,
     splits,
@@ -171,7 +171,7 @@ def inspect(
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
 ) -> int:  # how many fills; raises IntegrityError naming the first that could not have happened so
     """Ask every fill every question of this page and of the one before."""
-    checked = checked_bars(result, bars)
+    checked = float_bars(bars, signed=result.market.futures)
     fills = priced(result, checked)
     gone = fills.filter(pl.col("reason") == "delist")
     fills = fills.filter(pl.col("reason") != "delist")

@@ -12,8 +12,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from .bars import float_bars
 from .fills import Result
-from .inspection import checked_bars, contract_terms
+from .inspection import contract_terms
 from .slots import HELD, MARK, MULT, OWED
 from ..errors import IntegrityError
 from ..frames import INSTANT
@@ -174,7 +175,7 @@ def recount(
     bars: pl.DataFrame,  # BARS with Float64 prices, the ones that were traded
 ) -> Recount:  # raises IntegrityError for fills without bars and for loans that do not add up
     """Rebuild the books from what was traded and what the prices were."""
-    checked, past, costs = checked_bars(result, bars), result.past, result.costs
+    checked, past, costs = float_bars(bars, signed=result.market.futures), result.past, result.costs
     sessions = np.unique(checked["ts_known"].to_physical().to_numpy())
     r, known = sessions.size, pl.Series("ts_known", sessions).cast(INSTANT)
     days = np.diff(sessions, prepend=sessions[0] if past is None else past.clock) / 86_400e9

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from .. import frames
+from .bars import float_bars
 from .baselines import sized
-from .grid import float_bars
 
 # %% auto #0
 __all__ = ['rsi', 'held', 'reversion_signals']

@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .. import frames
+from .bars import OHLC, float_bars
 from .loops import loop
-from ..errors import SchemaError
 
 # %% auto #0
 __all__ = ['still', 'column', 'floats_of', 'coded_nb', 'codes', 'checked_nb', 'Rows', 'rows']
@@ -184,32 +184,6 @@ class Rows:
     late: bool  # some close could be had only after its session, or after the next bar began
 
 # %% ../../nbs/backtest/07_rows.ipynb #row21
-_OHLC = ("open", "high", "low", "close")
-
-
-def _blame(
-    bars: pl.DataFrame,
-    signed: frozenset[str],  # symbols whose prices may be zero or negative
-) -> None:
-    """Find the words for what the pass has found; always raises."""
-    checked = frames.check(bars, frames.BARS)
-    if exact := [c for c in _OHLC if checked.schema[c] != pl.Float64]:
-        raise SchemaError(f"bars: column '{exact[0]}' is exact and must be Float64 here: use frames.floats")
-    free = pl.col("symbol").is_in(sorted(signed))
-    sound = pl.all_horizontal(pl.col(c).is_finite() & ((pl.col(c) > 0) | free) for c in _OHLC)
-    if (bad := checked.filter(~sound)).height:
-        when, symbol = bad.select("ts_event", "symbol").row(0)
-        raise ValueError(f"bars: every price must be positive, broken for {symbol} at {when:%Y-%m-%d}")
-    if (twice := checked.select("ts_known", "symbol").is_duplicated()).any():
-        when, symbol = checked.filter(twice).select("ts_known", "symbol").row(0)
-        raise ValueError(
-            f"bars: {symbol} has two bars known at {when:%Y-%m-%d}, a session has one per symbol"
-        )
-    back = (pl.col("ts_known").diff() < pl.duration()).over("symbol", order_by="ts_event")
-    when, symbol = checked.filter(back).select("ts_event", "symbol").row(0)
-    raise ValueError(f"bars: {symbol} at {when:%Y-%m-%d} is known before the bar before it")
-
-
 def _typed(bars: pl.DataFrame) -> bool:
     """Whether columns, types and nulls are those of the contract, with float prices."""
     kinds = {n: k[-1] if isinstance(k, tuple) else k for n, k in frames.BARS.columns.items()}
@@ -226,16 +200,17 @@ def rows(
 ) -> Rows:  # raises SchemaError or ValueError for bars that break a rule
     """Check bars at the door and look at them as columns; O(rows)."""
     if not _typed(bars):
-        _blame(bars, signed)
+        bars = float_bars(bars, signed=signed)
     if bars.height == 0:
         raise ValueError("bars is empty, a backtest needs at least one session")
     symbol, names = codes(bars["symbol"], known)
     event, when, published = (column(bars[n]) for n in ("ts_event", "ts_known", "ts_published"))
-    o, h, l, c = (column(bars[n]) for n in _OHLC)  # noqa: E741
+    o, h, l, c = (column(bars[n]) for n in OHLC)  # noqa: E741
     volume, free = column(bars["volume"]), np.array([n in signed for n in names])
     sound, ordered, late, sessions = checked_nb(event, when, published, (o, h, l, c), symbol, free)
     if not sound:
-        _blame(bars, signed)
+        float_bars(bars, signed=signed)  # has the words for it, and raises
+        raise ValueError("bars break a rule that has no words")
     if not ordered:
         by = np.lexsort((symbol, when))
         symbol, event, when, published = symbol[by], still(event[by]), still(when[by]), still(published[by])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from .grid import float_bars
+from .bars import float_bars
 from .sums import grouped
 
 if TYPE_CHECKING:
@@ -51,12 +51,15 @@ HYPOTHETICAL = tuple(
 def worst_sessions(
     bars: pl.DataFrame,  # BARS with Float64 prices
     count: int = 3,
+    *,
+    signed: frozenset[str] = frozenset(),  # futures, whose prices may be negative
 ) -> tuple[Scenario, ...]:  # the worst first
     """Turn the worst sessions of the sample into scenarios."""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    rows = float_bars(bars).sort("symbol", "ts_event")
-    move = (pl.col("close") / pl.col("close").shift(1) - 1.0).over("symbol")
+    rows = float_bars(bars, signed=signed).sort("symbol", "ts_event")
+    before = pl.col("close").shift(1)
+    move = pl.when(before > 0).then(pl.col("close") / before - 1.0).over("symbol")  # else undefined
     moves = rows.select("ts_known", "symbol", move=move).drop_nulls().sort("ts_known", "symbol")
     days = (
         grouped(moves, ["ts_known"], ["move"])

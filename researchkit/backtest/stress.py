@@ -14,8 +14,9 @@ from .. import frames
 from .charges import break_even
 from .costs import Costs
 from .fills import Fill, Result, simulate
-from .grid import float_bars
+from .market import Market
 from .risk import sharpe
+from .rules import Rules
 
 # %% auto #0
 __all__ = ['MULTIPLES', 'costs', 'delayed', 'delays', 'sizes']
@@ -66,7 +67,7 @@ def delayed(
     checked = frames.check(signals, frames.SIGNALS)
     if by == 0:
         return checked
-    ends = float_bars(bars).select("symbol", "ts_known").sort("symbol", "ts_known")
+    ends = frames.check(bars, frames.BARS).select("symbol", "ts_known").sort("symbol", "ts_known")
     later = ends.with_columns(then=pl.col("ts_known").shift(-by).over("symbol")).sort("ts_known")
     moved = checked.sort("ts_known").join_asof(
         later.rename({"ts_known": "now"}),
@@ -96,12 +97,16 @@ def delays(
     costs: Costs,
     by: Sequence[int] = tuple(range(11)),  # bars
     fill: Fill = "next_close",
+    capital: float = 1_000_000.0,  # money
+    rules: Rules | None = None,
+    market: Market | None = None,
     periods: int = 252,  # sessions a year
 ) -> pl.DataFrame:  # delay, annual (units of capital), sharpe, sharpe_se (null: undefined), fills
     """Run the same decisions later and later; one simulation a delay."""
     rows = []
     for d in by:
-        run = simulate(bars, delayed(signals, bars, d), costs=costs, fill=fill)
+        late = delayed(signals, bars, d)
+        run = simulate(bars, late, costs=costs, fill=fill, capital=capital, rules=rules, market=market)
         ratio = sharpe(run.equity["net"].to_numpy(), periods=periods)
         value, error = (None, None) if ratio is None else (ratio.value, ratio.se_hac)
         rows.append((d, float(run.equity["net"].to_numpy().mean()) * periods, value, error, run.fills.height))

@@ -1,12 +1,20 @@
 """Costs never help, a delay never hastens, and a scenario is linear in what is held."""
 
+from datetime import UTC, datetime, timedelta
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import market, run, targets
 
+from researchkit import frames
 from researchkit.backtest import Costs, baselines, scenarios, stress
+from researchkit.backtest.attribution import attribute
+from researchkit.backtest.auditor import audit
+from researchkit.backtest.capacity import participation
+from researchkit.backtest.fills import simulate
+from researchkit.backtest.market import Market
 from researchkit.errors import ResearchKitError
 
 
@@ -98,3 +106,38 @@ def test_what_is_no_multiple_is_refused(bad):
     bars = market(1)
     with pytest.raises((ValueError, ResearchKitError), match="multiples must be"):
         stress.costs(run(bars, targets(bars, 1)), bad)
+
+
+def test_reports_of_a_future_whose_price_crossed_zero() -> None:
+    """Oil in April 2020: attribution, capacity, delay and the worst sessions see what the books saw."""
+    days = [datetime(2020, 4, 16, tzinfo=UTC) + timedelta(days=i) for i in range(6)]
+    known = [d + timedelta(days=1) for d in days]
+    close = [20.0, 18.0, -37.0, 10.0, 12.0, 13.0]
+    bars = frames.conform(
+        pl.DataFrame(
+            {
+                "ts_event": days, "symbol": "CL", "ts_known": known, "ts_published": known, "open": close,
+                "high": [c + 1 for c in close], "low": [c - 1 for c in close], "close": close, "volume": 1000,
+            }
+        ),
+        frames.BARS,
+    )  # fmt: skip
+    oil = Market(contracts=pl.DataFrame({"symbol": ["CL"], "multiplier": [1000.0], "tick": [0.01]}))
+    large, small = (
+        frames.conform(pl.DataFrame({"ts_known": known[:1], "symbol": "CL", "target": [t]}), frames.SIGNALS)
+        for t in (0.5, 0.2)
+    )
+    one, two = (simulate(bars, s, costs=Costs(), market=oil) for s in (large, small))
+    audit(one, bars)
+    moved = attribute(one, two, bars)
+    assert moved.rows["cents"].sum() == pytest.approx(
+        100 * (one.equity["equity"][-1] - two.equity["equity"][-1]), abs=1
+    )
+    shares = participation(one, bars)
+    assert shares["share"].to_list() == [25.0 / 1000]
+    late = stress.delays(bars, large, costs=Costs(), by=(0, 1), market=oil)
+    assert late["fills"].to_list() == [1, 1]
+    worst = scenarios.worst_sessions(bars, 1, signed=frozenset({"CL"}))[0]
+    assert worst.symbols["CL"] == pytest.approx(-55.0 / 18.0)
+    with pytest.raises(ValueError, match="every price must be positive, broken for CL"):
+        scenarios.worst_sessions(bars, 1)
